@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from checkpoint import CheckpointFile, save_state_dict
 from errors import RunError, UsageError, exit_with
-from evaluate import EPSILON, FRAMES_PER_MINUTE, MINUTES, first_scores, play_games
+from evaluate import EPSILON, FRAMES_PER_MINUTE, MINUTES, EpsilonGreedyPlayer, first_scores, play_games
 from progress import Pace
 from q_agent import choose_device, keep_freed_memory
 from run_folder import RunFolder, read_config
@@ -260,12 +260,9 @@ class Run:
                 sticky_actions=self.config.sticky_actions,
                 max_frames_per_game=MINUTES * FRAMES_PER_MINUTE,
             )
-        moments = play_games(
-            self.training.agent.online_network,
-            self._evaluation_games,
-            seed=self.training.evaluation_seed(),
-            epsilon=EPSILON,
-        )
+        seed = self.training.evaluation_seed()
+        player = EpsilonGreedyPlayer(self.training.agent.online_network, epsilon=EPSILON, seed=seed)
+        moments = play_games(player, self._evaluation_games, seed=seed)
         scores = first_scores(takewhile(lambda _: not self._stop_signal, moments), self.config.evaluation_games)
         if np.isnan(scores).any():
             return False

@@ -195,7 +195,7 @@ class _EveryFrame(gym.Wrapper[Any, Any, Any, Any]):
         return result
 
     def _screen(self) -> np.ndarray:
-        return self.env.unwrapped.ale.getScreenRGB()  # type: ignore[attr-defined,no-any-return]
+        return self.env.unwrapped.ale.getScreenRGB()  # type: ignore[attr-defined]
 
 
 class FilmedGame:
