@@ -31,6 +31,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     sync_folder(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` whole or not at all; raises `OSError`."""
+    write_atomically(path, lambda temporary: _write(temporary, text.encode()))
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power cut, as fsync does a file's content."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,18 +1,46 @@
 """The one episode loop, and the paper's evaluation protocol on top of it."""
 
-from collections.abc import Callable, Iterable, Iterator
+import csv
+import io
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import tyro
+from tqdm import tqdm
 
-from model import HISTORY_FRAMES, QNetwork, draw_exploration
-from wrappers import Games, Step
+from checkpoint import write_text
+from errors import UsageError, exit_with
+from model import HISTORY_FRAMES, QNetwork, draw_exploration, load_network
+from nature_scores import paper_scores
+from wrappers import MAX_EMULATOR_SEED, MAX_FRAMES_PER_GAME, AtariGames, Games, Step
 
 GAMES = 30  # paper, Methods: Evaluation procedure
 EPSILON = 0.05
 MINUTES = 5
 FRAMES_PER_MINUTE = 60 * 60
+MAX_MINUTES = MAX_FRAMES_PER_GAME // FRAMES_PER_MINUTE
+MAX_GAMES = 1_000  # emulators side by side
+BOOTSTRAP_RESAMPLES = 10_000
+COLUMNS = (
+    "state_dict",
+    "game",
+    "games",
+    "mean",
+    "standard_deviation",
+    "minimum",
+    "median",
+    "maximum",
+    "interval_low",
+    "interval_high",
+    "dqn_nature",
+    "human",
+    "random",
+    "normalised",
+)
 
 # A player takes states (num_envs, 4, 84, 84) uint8 and gives an action for each, (num_envs,) int64.
 Player = Callable[[np.ndarray], np.ndarray]
@@ -66,11 +94,135 @@ def play_games(player: Player, games: Games, *, seed: int) -> Iterator[Moment]:
         playing &= ~step.game_starts
 
 
-def first_scores(moments: Iterable[Moment], num_envs: int) -> np.ndarray:
-    """The score of each environment's first game, (num_envs,) float64; NaN where it was not played to its end."""
-    scores = np.full(num_envs, np.nan)
-    for moment in moments:
+def play_protocol(
+    player: Player, games: Games, *, seed: int, watch: Callable[[int], bool] = lambda finished: True
+) -> np.ndarray | None:
+    """The scores (num_envs,) float64 of one game per environment.
+
+    After each agent step `watch` is told how many games are finished; when it says False, None is returned at once.
+    """
+    scores = np.full(games.num_envs, np.nan)
+    for moment in play_games(player, games, seed=seed):
         for game in moment.step.finished:
-            if np.isnan(scores[game.environment]):
+            if np.isnan(scores[game.environment]):  # an environment that is done plays on; its first game counts
                 scores[game.environment] = game.score
+        if not watch(int(np.isfinite(scores).sum())):
+            return None
     return scores
+
+
+def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of the mean score: percentiles of the means of 10,000 resamples, always the same ones."""
+    generator = np.random.default_rng(0)
+    means = generator.choice(scores, (BOOTSTRAP_RESAMPLES, len(scores))).mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+@dataclass
+class Config:
+    """Play the paper's evaluation protocol with saved networks and compare the scores with the paper's."""
+
+    state_dict: tuple[Path, ...]
+    """One or more state dict files that a training run wrote; a row of the table for each."""
+    games: int = GAMES
+    """Games to play, side by side, each from another random start (paper: 30)."""
+    epsilon: float = EPSILON
+    """Probability of a random action (paper: 0.05)."""
+    minutes: float = MINUTES
+    """Limit of each game in minutes of play at 60 frames per second (paper: 5)."""
+    seed: int = 0
+    """Seed of the emulators and of the random actions; another seed, other games."""
+    csv: Path | None = None
+    """Also write the table to this file."""
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be."""
+        if not 1 <= self.games <= MAX_GAMES:
+            raise UsageError(f"--games {self.games} cannot be: it must be from 1 to {MAX_GAMES}")
+        if not 0 <= self.epsilon <= 1:
+            raise UsageError(f"--epsilon {self.epsilon} cannot be: it must be from 0 to 1")
+        if not 0 < self.minutes <= MAX_MINUTES:
+            raise UsageError(f"--minutes {self.minutes} cannot be: it must be above 0 and at most {MAX_MINUTES}")
+        if not 0 <= self.seed < MAX_EMULATOR_SEED:
+            raise UsageError(f"--seed {self.seed} cannot be: it must be from 0 to {MAX_EMULATOR_SEED - 1}")
+        if self.csv and not self.csv.parent.is_dir():
+            raise UsageError(f"--csv {self.csv}: the folder {self.csv.parent} is not there; make it first")
+
+
+def check_actions(path: Path, network: QNetwork, games: Games) -> None:
+    """Raise `UsageError` when the network in `path` has another number of actions than its game."""
+    if network.num_actions != games.num_actions:
+        raise UsageError(
+            f"{path} is for {network.num_actions} actions, and {games.rom} has {games.num_actions}: "
+            "it was trained on another game or with another action set"
+        )
+
+
+def evaluate(path: Path, config: Config) -> dict[str, Any]:
+    """Evaluate one state dict; returns its row of the table, `COLUMNS` to values, None where the paper has none."""
+    network = load_network(path)
+    games = AtariGames(network.game, config.games, max_frames_per_game=round(config.minutes * FRAMES_PER_MINUTE))
+    try:
+        check_actions(path, network, games)
+        player = EpsilonGreedyPlayer(network, epsilon=config.epsilon, seed=config.seed)
+        with tqdm(total=config.games, desc=f"{path}: games", leave=False) as bar:
+
+            def watch(finished: int) -> bool:
+                bar.update(finished - bar.n)
+                return True
+
+            scores = play_protocol(player, games, seed=config.seed, watch=watch)
+    finally:
+        games.close()
+    assert scores is not None  # nobody stopped it
+    paper = paper_scores(network.game)
+    values: dict[str, Any] = {"state_dict": str(path), "game": network.game, "games": config.games}
+    values |= {"mean": scores.mean(), "standard_deviation": scores.std(), "minimum": scores.min()}
+    values |= {"median": np.median(scores), "maximum": scores.max()}
+    values["interval_low"], values["interval_high"] = bootstrap_interval(scores)
+    if paper:
+        values |= {"dqn_nature": paper.dqn_nature, "human": paper.human, "random": paper.random}
+        values["normalised"] = paper.normalised(float(scores.mean()))
+    return {column: values.get(column) for column in COLUMNS}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as aligned text."""
+    cells = [[column.replace("_", " ") for column in COLUMNS]]
+    cells += [[_cell(column, row[column]) for column in COLUMNS] for row in rows]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str | int):
+        return str(value)
+    return f"{value:.0f}%" if column == "normalised" else f"{value:,.1f}"
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    try:
+        write_text(path, text.getvalue())
+    except OSError as error:
+        raise UsageError(f"--csv {path} cannot be written: {error.strerror}") from None
+
+
+def main() -> None:
+    """The command line."""
+    config = tyro.cli(Config)
+    config.check()
+    rows = [evaluate(path, config) for path in config.state_dict]
+    print(table(rows))
+    if config.csv:
+        _write_csv(config.csv, rows)
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from checkpoint import CheckpointFile, save_state_dict
 from errors import RunError, UsageError, exit_with
-from evaluate import EPSILON, FRAMES_PER_MINUTE, MINUTES, EpsilonGreedyPlayer, first_scores, play_games
+from evaluate import EPSILON, FRAMES_PER_MINUTE, MINUTES, EpsilonGreedyPlayer, play_protocol
 from progress import Pace
 from q_agent import choose_device, keep_freed_memory
 from run_folder import RunFolder, read_config
@@ -262,9 +261,8 @@ class Run:
             )
         seed = self.training.evaluation_seed()
         player = EpsilonGreedyPlayer(self.training.agent.online_network, epsilon=EPSILON, seed=seed)
-        moments = play_games(player, self._evaluation_games, seed=seed)
-        scores = first_scores(takewhile(lambda _: not self._stop_signal, moments), self.config.evaluation_games)
-        if np.isnan(scores).any():
+        scores = play_protocol(player, self._evaluation_games, seed=seed, watch=lambda _: not self._stop_signal)
+        if scores is None:
             return False
         row = (scores.mean(), scores.std(), scores.min(), scores.max(), self.training.mean_max_q())
         self.folder.add_row("evaluations.csv", (self.training.agent_steps, *row))

@@ -4,13 +4,12 @@ import csv
 import fcntl
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from checkpoint import write_atomically
+from checkpoint import write_text
 from errors import RunError, UsageError
 
 GAMES_HEADER = ("game", "agent_step", "frames", "score", "length_steps", "epsilon", "seconds")
@@ -87,19 +86,10 @@ class RunFolder:
             if value is not None:
                 self._events.add_scalar(name, value, step)
 
-    def save(self, name: str, write: Callable[[Path], None]) -> Path:
-        """Write a file of the run atomically; returns its path."""
-        write_atomically(self.path / name, write)
-        return self.path / name
-
-    def read_config(self) -> dict[str, Any] | None:
-        """What config.json holds; None when this is a new run. Raises `RunError` when it is broken."""
-        return read_config(self.path)
-
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json; raises `UsageError` when that cannot be done."""
         try:
-            self.save("config.json", lambda path: _write_text(path, json.dumps(config, indent=2) + "\n"))
+            write_text(self.path / "config.json", json.dumps(config, indent=2) + "\n")
         except OSError as error:
             raise UsageError(f"{self.path} cannot be written: {error.strerror}; choose another --run-dir") from None
 
@@ -128,7 +118,3 @@ def read_config(path: Path) -> dict[str, Any] | None:
     if not isinstance(config, dict):
         raise RunError(f"{file} is not a run's configuration; restore it, or choose another --run-dir")
     return config
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)

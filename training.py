@@ -14,11 +14,10 @@ from errors import UsageError
 from model import FRAME_SIZE, HISTORY_FRAMES, QNetwork
 from q_agent import QAgent
 from replay_memory import MINIMUM_ROWS, ReplayMemory
-from wrappers import AtariGames, FinishedGame, Step, Tape
+from wrappers import MAX_EMULATOR_SEED, AtariGames, FinishedGame, Step, Tape
 
 RESEED_STEPS = 250_000  # agent steps between fresh seeds for the emulators where evaluation is off
 HELD_OUT_STATES = 500  # run_gpu: valid_size
-MAX_EMULATOR_SEED = 2**31 - 2**16  # ale-py's seeds have 31 bits, and environment i gets seed + i
 EVALUATION_SEEDS = 1  # names a stream of seeds that training itself never draws from
 
 

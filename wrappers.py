@@ -18,6 +18,7 @@ from model import FRAME_SIZE
 
 FRAMES_PER_STEP = 4  # run_gpu: actrep
 MAX_FRAMES_PER_GAME = 108_000  # 30 minutes: ALE's own limit in training
+MAX_EMULATOR_SEED = 2**31 - 2**16  # ale-py's seeds have 31 bits, and environment i gets seed + i
 NOOP_MAX_FRAMES = 30  # run_gpu: random_starts; ale-py draws 0 to 29, the released code 1 to 30
 
 

@@ -1,0 +1,192 @@
+"""The figures for which a network plays: the map of its last hidden layer, and the value along one game."""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch
+from sklearn.cluster import KMeans
+from sklearn.manifold import TSNE
+
+from errors import UsageError
+from evaluate import EPSILON, FRAMES_PER_MINUTE, MINUTES, EpsilonGreedyPlayer, check_actions, play_games
+from model import load_network
+from wrappers import FRAMES_PER_STEP, MAX_EMULATOR_SEED, FilmedGame, display_name
+
+MAP_EVERY_STEPS = 4  # neighbouring states are too alike to spend points of the map on
+PERPLEXITY = 30  # scikit-learn's default
+MINIMUM_STATES = 3 * PERPLEXITY  # below, the perplexity has no meaning
+MAXIMUM_STATES = 20_000  # t-SNE of more takes hours
+SCREENS_ON_MAP = 8
+SCREENS_ON_CURVE = 5
+BATCH_STATES = 256
+BLUE, GREY = "#0072B2", "#8C8C8C"  # of Okabe and Ito's colours
+
+
+@dataclass
+class Sight:
+    """One agent step of play: the state (4, 84, 84) uint8, its value max Q, the screen it shows, what came of it."""
+
+    state: np.ndarray
+    value: float
+    compressed_screen: bytes
+    life_lost: bool
+
+    @property
+    def screen(self) -> np.ndarray:
+        """The screen in colour, (210, 160, 3) uint8."""
+        return np.frombuffer(zlib.decompress(self.compressed_screen), np.uint8).reshape(210, 160, 3)
+
+
+class Watched:
+    """A network that plays its game by the paper's protocol (epsilon 0.05, 5 minutes), and what it sees."""
+
+    def __init__(self, state_dict: Path, seed: int):
+        """Load the network; raises `UsageError` when the file is none or the seed cannot be."""
+        if not 0 <= seed < MAX_EMULATOR_SEED:
+            raise UsageError(f"--seed {seed} cannot be: it must be from 0 to {MAX_EMULATOR_SEED - 1}")
+        self.network = load_network(state_dict)
+        self.seed = seed
+        self._film = FilmedGame(self.network.game, max_frames_per_game=MINUTES * FRAMES_PER_MINUTE)
+        self.game = self._film.rom
+        try:
+            check_actions(state_dict, self.network, self._film)
+        except UsageError:
+            self._film.close()
+            raise
+        self._player = EpsilonGreedyPlayer(self.network, epsilon=EPSILON, seed=seed)
+
+    def play(self, game: int = 0) -> Iterator[Sight]:
+        """Play one game, game after game from other seeds, a `Sight` per agent step."""
+        screen = b""
+
+        def act(states: np.ndarray) -> np.ndarray:
+            nonlocal screen
+            screen = zlib.compress(self._film.screens[-1].tobytes(), 1)  # here the film still shows this very state
+            return self._player(states)
+
+        for moment in play_games(act, self._film, seed=(self.seed + game) % MAX_EMULATOR_SEED):
+            value = float(self._player.q_values.max())
+            yield Sight(moment.states[0], value, screen, bool(moment.step.terminals[0]))
+
+    def states_for_map(self, number: int) -> list[Sight]:
+        """Every fourth state of as many games as are needed for `number` of them."""
+        sights = (sight for game in count() for sight in self.play(game))
+        return list(islice(sights, 0, number * MAP_EVERY_STEPS, MAP_EVERY_STEPS))
+
+    @torch.no_grad()
+    def features(self, sights: list[Sight]) -> np.ndarray:
+        """The last hidden layer, (count, 512) float32."""
+        batches = (sights[begin : begin + BATCH_STATES] for begin in range(0, len(sights), BATCH_STATES))
+        states = (torch.from_numpy(np.stack([sight.state for sight in batch])) for batch in batches)
+        return np.concatenate([self.network.features(batch).numpy() for batch in states])
+
+    def close(self) -> None:
+        """Close the emulator."""
+        self._film.close()
+
+
+def embed(features: np.ndarray, seed: int) -> np.ndarray:
+    """The t-SNE of features (count, size): points (count, 2) float64, a function of both arguments."""
+    tsne = TSNE(perplexity=PERPLEXITY, init="pca", random_state=seed)
+    return np.asarray(tsne.fit_transform(features), np.float64)
+
+
+def spread_points(points: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Indices (number,) of points (count, 2) that stand for all parts of the map: those nearest to k-means' centres."""
+    centres = KMeans(number, n_init=4, random_state=seed).fit(points).cluster_centers_
+    return np.array([((points - centre) ** 2).sum(axis=1).argmin() for centre in centres])
+
+
+def draw_embedding(player: Watched, number: int) -> Figure:
+    """The map of `number` states, coloured by value, with screens; raises `UsageError` for an impossible number."""
+    if not MINIMUM_STATES <= number <= MAXIMUM_STATES:
+        raise UsageError(f"--states {number} cannot be: it must be from {MINIMUM_STATES} to {MAXIMUM_STATES}")
+    sights = player.states_for_map(number)
+    points = embed(player.features(sights), player.seed)
+    figure = Figure(figsize=(10.5, 8.4), layout="constrained")
+    figure.suptitle(f"{display_name(player.game)}: last hidden layer over {number:,} states (t-SNE)")
+    rows = SCREENS_ON_MAP // 2
+    grid = figure.add_gridspec(rows, 3, width_ratios=[1, 4.6, 1])
+    panel = figure.add_subplot(grid[:, 1])
+    values = [sight.value for sight in sights]
+    low, high = np.percentile(values, [3, 97])  # the few states at a game's very start must not take all the colours
+    style = {"cmap": "viridis", "vmin": low, "vmax": high, "linewidths": 0, "rasterized": True}
+    drawn = panel.scatter(points[:, 0], points[:, 1], c=values, s=11, **style)
+    panel.set_axis_off()
+    bar = figure.colorbar(drawn, ax=panel, location="bottom", shrink=0.7, aspect=40, extend="both")
+    bar.set_label("value (max Q)")
+    bar.ax.locator_params(nbins=6)
+    chosen = spread_points(points, SCREENS_ON_MAP, player.seed)
+    chosen = chosen[np.argsort(points[chosen, 0])]
+    for column, side in ((0, chosen[:rows]), (2, chosen[rows:])):
+        for row, index in enumerate(side[np.argsort(-points[side, 1])]):
+            thumb = figure.add_subplot(grid[row, column])
+            _show_screen(thumb, sights[index], f"value {sights[index].value:.3g}")
+            corner = (1, 0.5) if column == 0 else (0, 0.5)
+            _connect(thumb, corner, panel, points[index])
+            panel.plot(*points[index], "o", markersize=8, markerfacecolor="none", markeredgecolor="black")
+    return figure
+
+
+def turning_points(values: np.ndarray, number: int) -> np.ndarray:
+    """Indices, in order, of up to `number` points that the straight lines between them need most to follow `values`.
+
+    One by one the point farthest from the lines so far is taken, never one near another; (number,) int64.
+    """
+    indices = np.arange(len(values))
+    taken = np.array([0, len(values) - 1])
+    for _ in range(number):
+        distances = np.abs(values - np.interp(indices, taken, values[taken]))
+        distances[np.abs(indices[:, None] - taken).min(axis=1) <= len(values) // 20] = 0
+        if not distances.any():
+            break
+        taken = np.sort(np.append(taken, distances.argmax()))
+    return taken[1:-1]
+
+
+def draw_value(player: Watched) -> Figure:
+    """The value of every state along one game, with the screens at the curve's turning points."""
+    sights = list(player.play())
+    values = np.array([sight.value for sight in sights])
+    lost_lives = [step for step, sight in enumerate(sights) if sight.life_lost]
+    chosen = turning_points(values, SCREENS_ON_CURVE)
+    figure = Figure(figsize=(10.5, 6.2), layout="constrained")
+    figure.suptitle(
+        f"{display_name(player.game)}: value along one game" + (" (dotted: a life is lost)" if lost_lives else "")
+    )
+    grid = figure.add_gridspec(2, max(len(chosen), 1), height_ratios=[1, 1.3])
+    panel = figure.add_subplot(grid[1, :])
+    panel.plot(values, color=BLUE, linewidth=1.3)
+    for step in lost_lives:
+        panel.axvline(step, color=GREY, linestyle=":", linewidth=1.3, zorder=0)
+    panel.plot(chosen, values[chosen], "o", markersize=8, markerfacecolor="none", markeredgecolor="black")
+    for place, step in enumerate(chosen):
+        thumb = figure.add_subplot(grid[0, place])
+        _show_screen(thumb, sights[step], f"step {step:,}: {values[step]:.3g}")
+        _connect(thumb, (0.5, 0), panel, np.array([step, values[step]]))
+    steps_per_second = FRAMES_PER_MINUTE / 60 / FRAMES_PER_STEP
+    panel.set_xlabel(f"agent steps ({steps_per_second:.0f} per second of play)")
+    panel.set_ylabel("value (max Q)")
+    panel.margins(x=0.01, y=0.12)
+    panel.spines["top"].set_visible(False)
+    return figure
+
+
+def _show_screen(thumb: Axes, sight: Sight, title: str) -> None:
+    thumb.imshow(sight.screen)
+    thumb.set_title(title, fontsize=11)
+    thumb.set_xticks([])
+    thumb.set_yticks([])
+
+
+def _connect(thumb: Axes, corner: tuple[float, float], panel: Axes, point: np.ndarray) -> None:
+    end = (float(point[0]), float(point[1]))
+    line = ConnectionPatch(corner, end, "axes fraction", "data", axesA=thumb, axesB=panel, linewidth=0.7, alpha=0.6)
+    thumb.figure.add_artist(line)

@@ -1,0 +1,277 @@
+"""The figures drawn from tables on disk: curves of runs (paper, Fig. 2) and normalised scores (Fig. 3)."""
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from errors import UsageError
+from nature_scores import game_key, paper_scores
+
+FRAMES_PER_STEP = 4  # run_gpu: actrep
+RUNNING_MEAN_GAMES = 100
+CURVE_POINTS = 500  # of a mean across runs; more cannot be seen
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLUE, VERMILLION, ORANGE, GREY = "#0072B2", "#D55E00", "#E69F00", "#8C8C8C"
+
+Row = TypeVar("Row")
+
+
+def read_rows(
+    path: Path, columns: tuple[str, ...], parse: Callable[[int, dict[str, str]], Row], *, growing: bool = False
+) -> list[Row]:
+    """What `parse` makes of each line (its number, its values by column) of a CSV file that has these columns.
+
+    A `growing` file may be written at this moment: a last line that is not whole is left out. Raises `UsageError`
+    for a file that cannot be read, lacks a column, or has a line on which `parse` raises `ValueError`.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    if growing or not lines[-1]:
+        del lines[-1]  # what stands behind the last line's end
+    if not lines and growing:
+        return []
+    header = next(csv.reader(lines[:1]), [])
+    if missing := [column for column in columns if column not in header]:
+        raise UsageError(f"{path} has no column {', '.join(missing)}: it is not the table that is drawn here")
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            values = next(csv.reader([line]), [])
+            if len(values) != len(header):
+                raise ValueError(f"{len(values)} values for {len(header)} columns")
+            rows.append(parse(number, dict(zip(header, values, strict=True))))
+        except (ValueError, csv.Error) as error:
+            if growing and number == len(lines):
+                break
+            raise UsageError(f"{path}, line {number} is broken: {error}; mend or remove the line") from None
+    return rows
+
+
+def _number(row: dict[str, str], column: str) -> float:
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{column} is '{row[column]}', not a number")
+    return value
+
+
+class Curve(NamedTuple):
+    """Values against agent steps, both (count,) float64, the steps in rising order."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+@dataclass
+class Run:
+    """What the figures need of a run's files."""
+
+    game: str
+    games: Curve
+    """The raw score of each finished game."""
+    evaluations: Curve
+    """The mean score of each evaluation."""
+    spreads: np.ndarray
+    """The standard deviation of each evaluation's scores."""
+    action_values: Curve
+    """The mean over held-out states of max Q, at the evaluations that have it."""
+
+
+def read_run(path: Path) -> Run:
+    """The run in a folder; raises `UsageError` when it is none or has no finished game."""
+    if not path.is_dir():
+        raise UsageError(f"{path} is not a folder; name the folder of a run, such as runs/...")
+    try:
+        game = str(json.loads((path / "config.json").read_text())["game"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{path} is not the folder of a run: it has no sound config.json") from None
+    games = read_rows(
+        path / "games.csv", ("agent_step", "score"), lambda _, row: _numbers(row, "agent_step", "score"), growing=True
+    )
+    if not games:
+        raise UsageError(f"{path} has no finished game yet; wait for the first")
+    file = path / "evaluations.csv"
+    evaluations = []
+    if file.exists():
+        columns = ("agent_step", "mean", "standard_deviation")
+        evaluations = read_rows(
+            file,
+            (*columns, "mean_max_q"),
+            # mean_max_q is empty before learning starts
+            lambda _, row: (*_numbers(row, *columns), _number(row, "mean_max_q") if row["mean_max_q"] else math.nan),
+            growing=True,
+        )
+    steps, means, spreads, q_values = np.array(evaluations).reshape(-1, 4).T
+    known = np.isfinite(q_values)
+    return Run(game, Curve(*np.array(games).T), Curve(steps, means), spreads, Curve(steps[known], q_values[known]))
+
+
+def _numbers(row: dict[str, str], *columns: str) -> tuple[float, ...]:
+    return tuple(_number(row, column) for column in columns)
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """The mean of each value and the window - 1 before it, or as many as there are; (count,) float64."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    end = np.arange(1, len(values) + 1)
+    begin = np.maximum(end - window, 0)
+    return (sums[end] - sums[begin]) / (end - begin)
+
+
+def score_curve(games: Curve) -> Curve:
+    """The running mean of 100 games; where several games ended at one agent step, after the last of them."""
+    last = np.append(np.diff(games.steps) > 0, True)
+    return Curve(games.steps[last], running_mean(games.values, RUNNING_MEAN_GAMES)[last])
+
+
+def across_runs(curves: list[Curve]) -> tuple[Curve, np.ndarray]:
+    """The mean of two or more curves where all of them have values, and half the width of its 95% interval.
+
+    Between its own steps a curve is a straight line. The interval is Student's t for the mean of that many runs.
+    Raises `UsageError` when the curves have no stretch of steps in common.
+    """
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+    steps = np.unique(np.concatenate([curve.steps for curve in curves]))
+    begin, end = max(curve.steps[0] for curve in curves), min(curve.steps[-1] for curve in curves)
+    steps = steps[(steps >= begin) & (steps <= end)]
+    if not len(steps):
+        raise UsageError("the runs have no stretch of agent steps in common; draw them one by one")
+    if len(steps) > CURVE_POINTS:
+        steps = steps[np.linspace(0, len(steps) - 1, CURVE_POINTS).round().astype(int)]
+    values = np.stack([np.interp(steps, *curve) for curve in curves])
+    standard_error = values.std(axis=0, ddof=1) / math.sqrt(len(curves))
+    return Curve(steps, values.mean(axis=0)), stdtrit(len(curves) - 1, 0.975) * standard_error
+
+
+def draw_curves(runs: list[Run]) -> Figure:
+    """Score and average action value over training (paper, Fig. 2), of one run or across runs of one game."""
+    paper = paper_scores(runs[0].game)
+    has_action_values = any(len(run.action_values.steps) for run in runs)
+    figure = Figure(figsize=(10.5, 4.6) if has_action_values else (8.2, 4.8), layout="constrained")
+    panels = figure.subplots(1, 2 if has_action_values else 1, sharex=True, squeeze=False)[0]
+    name = paper.game if paper else runs[0].game
+    figure.suptitle(name if len(runs) == 1 else f"{name}: mean of {len(runs)} runs and its 95% interval")
+    if len(runs) == 1:
+        _draw_scores_of_run(panels[0], runs[0])
+    else:
+        _draw_across(panels[0], [score_curve(run.games) for run in runs], BLUE, "mean of 100 games")
+        _draw_across(panels[0], [run.evaluations for run in runs], VERMILLION, "evaluation", marker="o")
+    panels[0].set_ylabel("score per game")
+    if has_action_values:
+        _draw_across(panels[1], [run.action_values for run in runs], BLUE, "held-out states", marker="o")
+        panels[1].set_ylabel("average action value (max Q)")
+    for panel in panels:
+        panel.legend(loc="upper left")
+        panel.set_xlabel("agent steps")
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        frames = panel.secondary_xaxis("top", functions=(lambda x: x * FRAMES_PER_STEP, lambda x: x / FRAMES_PER_STEP))
+        frames.set_xlabel("frames")
+        frames.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return figure
+
+
+def _draw_scores_of_run(panel: Axes, run: Run) -> None:
+    # As pixels, in the SVG too: a run has tens of thousands of games.
+    panel.plot(*run.games, ".", color=GREY, markersize=3, alpha=0.3, rasterized=True, label="one game")
+    panel.plot(*score_curve(run.games), color=BLUE, linewidth=2, label=f"mean of {RUNNING_MEAN_GAMES} games")
+    if len(run.evaluations.steps):
+        label = "evaluation, mean \N{PLUS-MINUS SIGN} standard deviation"
+        style = {"fmt": "o-", "color": VERMILLION, "linewidth": 1.5, "markersize": 5, "capsize": 3}
+        panel.errorbar(*run.evaluations, yerr=run.spreads, label=label, **style)  # type: ignore[arg-type]
+
+
+def _draw_across(panel: Axes, curves: list[Curve], color: str, name: str, marker: str = "") -> None:
+    runs = len(curves)
+    curves = [curve for curve in curves if len(curve.steps)]
+    if not curves:
+        return
+    label = name if len(curves) == runs else f"{name} (only {len(curves)} of the runs)"
+    mean, half_width = across_runs(curves) if len(curves) > 1 else (curves[0], None)
+    panel.plot(*mean, color=color, linewidth=2, marker=marker, markersize=5, label=label)
+    if half_width is None:
+        return
+    for curve in curves:
+        panel.plot(*curve, color=color, linewidth=0.6, alpha=0.25, zorder=1)
+    limits = panel.get_ylim()  # the interval of a few runs can be far wider than the runs lie apart
+    panel.fill_between(mean.steps, mean.values - half_width, mean.values + half_width, color=color, alpha=0.2, lw=0)
+    panel.set_ylim(limits)
+
+
+@dataclass
+class Bars:
+    """The bars of one row of a table of scores: normalised scores in percent."""
+
+    label: str
+    measured: float
+    dqn: float
+    best_linear: float
+
+
+def read_bars(path: Path) -> tuple[list[Bars], list[str]]:
+    """The bars of a table that evaluate.py wrote, best first, and the games that the paper does not list.
+
+    Every row has its bars; where a game has several rows, the label names the line. Raises `UsageError`.
+    """
+    columns = ("game", "mean")
+    rows = read_rows(path, columns, lambda number, row: (number, row["game"], _number(row, "mean")))
+    keys = [game_key(game) for _, game, _ in rows]
+    bars, left_out = [], []
+    for number, game, mean in rows:
+        paper = paper_scores(game)
+        if paper is None:
+            left_out.append(game)
+            continue
+        label = paper.game if keys.count(game_key(game)) == 1 else f"{paper.game} (line {number})"
+        bars.append(
+            Bars(
+                label,
+                paper.normalised(mean),
+                paper.normalised(paper.dqn_nature),
+                paper.normalised(paper.best_linear),
+            )
+        )
+    if not bars:
+        raise UsageError(f"{path} has no score of any of the paper's 49 games; fill it with evaluate.py --csv {path}")
+    return sorted(bars, key=lambda bar: -bar.measured), left_out
+
+
+def draw_scores(bars: list[Bars]) -> Figure:
+    """Normalised scores beside the paper's DQN and the best linear learner (paper, Fig. 3), in the given order."""
+    figure = Figure(figsize=(9, 1.9 + 0.62 * len(bars)), layout="constrained")
+    panel = figure.subplots()
+    places = np.arange(len(bars))
+    kinds = (("this network", "measured", BLUE), ("DQN of the paper", "dqn", ORANGE))
+    for offset, (name, field, color) in enumerate((*kinds, ("best linear learner", "best_linear", GREY)), start=-1):
+        values = [getattr(bar, field) for bar in bars]
+        drawn = panel.barh(places + 0.27 * offset, values, height=0.25, color=color, label=name)
+        texts = panel.bar_label(drawn, [f"{value:,.0f}%" for value in values], padding=3, fontsize=9.5)
+        for text in texts:
+            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    panel.axvline(100, color="black", linestyle="--", linewidth=1, zorder=0)
+    panel.axvline(0, color="black", linewidth=0.8)
+    panel.set_xscale("symlog", linthresh=100, linscale=1.5)  # a few games are at thousands, most below 200
+    ticks = [-1000, -100, 0, 25, 50, 75, 100, 300, 1000, 5000]
+    panel.set_xticks(ticks, [f"{tick:,}%" for tick in ticks], fontsize=10)
+    panel.minorticks_off()
+    low, high = panel.dataLim.intervalx
+    panel.set_xlim(min(3 * low, low - 25) if low < 0 else 0, max(high, 100) * 1.6)  # room for the numbers
+    panel.set_yticks(places, [bar.label for bar in bars])
+    panel.set_ylim(len(bars) - 0.4, -0.6)
+    panel.set_xlabel("normalised score: random play 0%, human tester 100% (linear up to 100%)")
+    panel.spines["top"].set_visible(False)
+    panel.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
+    return figure

@@ -1,0 +1,165 @@
+"""Kill a training run again and again, and compare its end with an uninterrupted one: python tests/soak.py --help"""
+
+import csv
+import hashlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import training
+from checkpoint import CheckpointFile
+from q_agent_train import Config, train
+
+# Past the memory's wrap-around, across several evaluations with their fresh seeds, a checkpoint every half second.
+SMALL = Config(
+    game="Pong",
+    num_envs=4,
+    replay_size=1_200,
+    replay_start_size=400,
+    minibatch_size=4,
+    target_update_frequency=300,
+    epsilon_decay_steps=2_000,
+    evaluate_every=1_500,
+    evaluation_games=1,
+    save_every_games=1,
+    steps=9_000,
+    games=1_000,
+    checkpoint_minutes=0.5 / 60,
+    device="cpu",
+)
+
+
+def memory_digest(memory: Any) -> str:
+    """SHA-256 of every byte that the replay memory holds."""
+    digest = hashlib.sha256(memory.frames.cpu().numpy().tobytes())
+    for name, array in sorted(vars(memory).items()):
+        if isinstance(array, np.ndarray):
+            digest.update(name.encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def start(config: Config) -> int:
+    """Run `train(config)` in a child process that also leaves the digest of its memory; returns its process id."""
+    process = os.fork()
+    if process:
+        return process
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    close = training.Training.close
+
+    def close_and_tell(self: training.Training) -> None:
+        assert config.run_dir
+        (config.run_dir / "memory.sha256").write_text(memory_digest(self.memory))
+        close(self)
+
+    training.Training.close = close_and_tell  # type: ignore[method-assign]
+    status = 1
+    try:
+        train(config)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def end_of(run_dir: Path) -> dict[str, Any]:
+    """All that a run ended with and that must not depend on interruptions."""
+    state, fault = CheckpointFile(run_dir).load()
+    assert fault is None
+    with open(run_dir / "games.csv", newline="") as file:
+        games = [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+    end: dict[str, Any] = {"games.csv": games, "evaluations.csv": (run_dir / "evaluations.csv").read_text()}
+    end["memory"] = (run_dir / "memory.sha256").read_text()
+    for name in ("model.pt", "best.pt"):
+        end[name] = hashlib.sha256((run_dir / name).read_bytes()).hexdigest()
+    for name, value in state["training"].items():
+        end[name] = value
+    end["agent"] = {
+        name: value if isinstance(value, int) else hashlib.sha256(value.numpy().tobytes()).hexdigest()
+        for name, value in state["training"]["agent"].items()
+    }
+    return end
+
+
+def differences(run: Path, other: Path) -> list[str]:
+    """Names of what two runs ended with differently."""
+    first, second = end_of(run), end_of(other)
+    return [name for name in first if first[name] != second[name]]
+
+
+def interrupt(config: Config, kills: int, generator: np.random.Generator, longest_seconds: float) -> int:
+    """Run to the end through up to `kills` SIGKILLs, half of them while a checkpoint is written; returns how many."""
+    assert config.run_dir
+    done = 0
+    while True:
+        process = start(config)
+        deadline = time.monotonic() + generator.uniform(0.1, longest_seconds)
+        into_a_write = generator.random() < 0.5
+        appearing = config.run_dir / ".checkpoint.pt.tmp"
+        while done < kills:
+            finished, status = os.waitpid(process, os.WNOHANG)
+            if finished:
+                assert status == 0, f"the run failed with status {status}"
+                return done
+            late = time.monotonic() > deadline
+            if late and (not into_a_write or appearing.exists() or time.monotonic() > deadline + 2):
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+                done += 1
+                break
+            time.sleep(0.0005 if late else 0.01)
+        else:
+            assert os.waitpid(process, 0)[1] == 0, "the run failed"
+            return done
+
+
+@dataclass
+class Soak:
+    """Kill a small run at random moments, half of them inside the writing of a checkpoint, resume it each time."""
+
+    kills: int = 100
+    """SIGKILLs in all; when a run ends before them, another one starts, with another seed."""
+    num_envs: int = 4
+    """Games played side by side."""
+    seed: int = 0
+    """Seed of the first run and of the moments of the kills."""
+    longest_seconds: float = 6.0
+    """Longest time a process may live before it is killed."""
+
+
+def main() -> None:
+    """Soak, and say what differed; exit status 1 if anything did."""
+    soak = tyro.cli(Soak)
+    generator = np.random.default_rng(soak.seed)
+    done, run = 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        while done < soak.kills:
+            config = replace(SMALL, num_envs=soak.num_envs, seed=soak.seed + run)
+            reference = replace(config, run_dir=Path(folder) / f"uninterrupted{run}")
+            killed = replace(config, run_dir=Path(folder) / f"killed{run}")
+            assert os.waitpid(start(reference), 0)[1] == 0, "the uninterrupted run failed"
+            assert reference.run_dir
+            assert killed.run_dir
+            done_here = interrupt(killed, soak.kills - done, generator, soak.longest_seconds)
+            done, run = done + done_here, run + 1
+            different = differences(reference.run_dir, killed.run_dir)
+            print(
+                f"run {run}: {done_here} kills, different at the end: {', '.join(different) or 'nothing'}", flush=True
+            )
+            if different:
+                sys.exit(1)
+    print(f"{done} kills in {run} runs, every end equal to the uninterrupted run's, bit for bit")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Files whole or not at all; checkpoints that know when they are damaged."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from checkpoint import CheckpointFile, load_file, save_state_dict, write_atomically, write_text
+from errors import RunError, UsageError
+
+
+def state(number: int) -> dict[str, Any]:
+    return {
+        "number": number,
+        "weights": torch.full((1_000,), float(number)),
+        "big": 2**120 + number,
+        "tape": b"\x00\xff",
+    }
+
+
+def two_saved(folder: Path) -> CheckpointFile:
+    checkpoints = CheckpointFile(folder)
+    checkpoints.save(state(1))
+    checkpoints.save(state(2))
+    return checkpoints
+
+
+def number_of(checkpoints: CheckpointFile) -> int:
+    loaded, _ = checkpoints.load()
+    number = loaded["number"]
+    assert torch.equal(loaded["weights"], state(number)["weights"])
+    assert (loaded["big"], loaded["tape"]) == (state(number)["big"], b"\x00\xff")
+    return int(number)
+
+
+def test_the_newest_is_loaded_and_the_one_before_it_kept(tmp_path: Path) -> None:
+    checkpoints = two_saved(tmp_path)
+    assert (number_of(checkpoints), checkpoints.load()[1]) == (2, None)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint.previous.pt", "checkpoint.pt"]
+    checkpoints.newest.unlink()
+    assert number_of(CheckpointFile(tmp_path)) == 1
+
+
+def test_a_checkpoint_is_plain_data_that_torch_reads_too(tmp_path: Path) -> None:
+    two_saved(tmp_path)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["number"] == 2
+
+
+def damage_flip(path: Path, at: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(at * (len(content) - 1))] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.3, 0.5, 0.7, 0.99, 1.0])
+def test_one_flipped_bit_anywhere_is_noticed_and_the_one_before_used(tmp_path: Path, at: float) -> None:
+    checkpoints = two_saved(tmp_path)
+    damage_flip(checkpoints.newest, at)
+    loaded, fault = checkpoints.load()
+    assert loaded["number"] == 1
+    assert fault is not None
+    assert "checkpoint.pt: damaged" in fault
+
+
+@pytest.mark.parametrize("length", [0, 10, 2_000])
+def test_a_truncated_or_emptied_checkpoint_is_noticed(tmp_path: Path, length: int) -> None:
+    checkpoints = two_saved(tmp_path)
+    os.truncate(checkpoints.newest, length)
+    assert number_of(checkpoints) == 1
+
+
+def test_a_damaged_newest_never_pushes_out_the_sound_one_before_it(tmp_path: Path) -> None:
+    checkpoints = two_saved(tmp_path)
+    damage_flip(checkpoints.newest, 0.5)
+    checkpoints.load()
+    checkpoints.save(state(3))
+    damage_flip(checkpoints.newest, 0.5)
+    assert number_of(checkpoints) == 1
+    checkpoints.save(state(4))
+    checkpoints.save(state(5))
+    checkpoints.newest.unlink()
+    assert number_of(checkpoints) == 4
+
+
+def test_two_damaged_checkpoints_are_an_error_that_changes_nothing(tmp_path: Path) -> None:
+    checkpoints = two_saved(tmp_path)
+    damage_flip(checkpoints.newest, 0.5)
+    damage_flip(checkpoints.previous, 0.5)
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+    with pytest.raises(RunError, match=r"no checkpoint in .* can be used"):
+        checkpoints.load()
+    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "file", fail)
+    assert (tmp_path / "file").read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_broken_file_is_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    with pytest.raises(UsageError, match="is not there"):
+        load_file(path)
+    save_state_dict({"weights": torch.zeros(1_000)}, path)
+    whole = path.read_bytes()
+    for content in (b"", whole[:1_000], b"not a file of torch's"):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match="truncated or no file") as caught:
+            load_file(path)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,390 @@
+"""The numbers that the figures draw, the files they write, and what they say to bad input."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import figures
+from checkpoint import save_state_dict
+from errors import UsageError, exit_with
+from evaluate import EpsilonGreedyPlayer
+from figures_played import SCREENS_ON_MAP, Watched, draw_embedding, draw_value, embed, spread_points, turning_points
+from figures_tables import (
+    Curve,
+    across_runs,
+    draw_curves,
+    draw_scores,
+    read_bars,
+    read_run,
+    running_mean,
+    score_curve,
+)
+from model import QNetwork
+from nature_scores import paper_table
+from wrappers import FilmedGame
+
+ROOT = Path(__file__).parent.parent
+GAMES_HEADER = "game,agent_step,frames,score,length_steps,epsilon,seconds\n"
+EVALUATIONS_HEADER = "agent_step,mean,standard_deviation,minimum,maximum,mean_max_q\n"
+EVALUATIONS = [(1000, 5.0, 1.0, 0.5), (2000, 7.0, 2.0, 0.75), (3000, 6.0, 1.5, 1.5)]
+DOUBLE_ROWS = "state_dict,game,mean\na.pt,pong,9.3\nb.pt,tetris,100\nc.pt,breakout,16.75\nd.pt,ALE/Pong-v5,-20.7\n"
+
+
+def make_run(folder: Path, scores: list[float], *, game: str = "Breakout", evaluations: bool = True) -> Path:
+    """A run folder whose games end every 100 agent steps, from 100 on."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"game": game, "seed": 0}))
+    lines = [f"{i},{100 * i},{400 * i},{score},100,0.1,1.0\n" for i, score in enumerate(scores, start=1)]
+    (folder / "games.csv").write_text(GAMES_HEADER + "".join(lines))
+    rows = [f"{step},{mean},{std},0.0,9.0,{q}\n" for step, mean, std, q in EVALUATIONS] if evaluations else []
+    (folder / "evaluations.csv").write_text(EVALUATIONS_HEADER + "".join(rows))
+    return folder
+
+
+def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """figures.py as a user calls it."""
+    command = [sys.executable, "figures.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+
+
+def check_pictures(base: Path) -> None:
+    """Both files open, the PNG is wide enough to read, and nothing else was left behind."""
+    assert {path.name for path in base.parent.iterdir()} >= {f"{base.name}.png", f"{base.name}.svg"}
+    assert not list(base.parent.glob(".*"))
+    height, width, _ = matplotlib.image.imread(f"{base}.png").shape
+    assert 900 <= width <= 1200
+    assert height >= 300
+    svg = Path(f"{base}.svg").read_text()
+    assert "<svg" in svg[:1000]
+    assert svg.rstrip().endswith("</svg>")
+
+
+def lines_of(figure: Figure, panel: int) -> dict[str, np.ndarray]:
+    """The labelled lines of a panel, as (count, 2) arrays."""
+    return {str(line.get_label()): np.asarray(line.get_xydata()) for line in figure.axes[panel].get_lines()}
+
+
+def test_running_mean_is_that_of_a_naive_loop() -> None:
+    values = np.random.default_rng(0).normal(size=357) * 1000
+    naive = [np.mean(values[max(0, i - 99) : i + 1]) for i in range(len(values))]
+    np.testing.assert_allclose(running_mean(values, 100), naive)
+
+
+def test_score_curve_stands_after_the_last_of_the_games_that_ended_together() -> None:
+    curve = score_curve(Curve(np.array([10.0, 20.0, 20.0, 20.0, 40.0]), np.array([1.0, 2.0, 3.0, 6.0, 8.0])))
+    np.testing.assert_array_equal(curve.steps, [10, 20, 40])
+    np.testing.assert_allclose(curve.values, [1, 3, 4])
+
+
+def test_mean_and_interval_across_runs_are_those_worked_out_by_hand() -> None:
+    curves = [
+        Curve(np.array([0.0, 10.0, 20.0]), np.array([0.0, 10.0, 10.0])),
+        Curve(np.array([0.0, 20.0, 40.0]), np.array([2.0, 4.0, 90.0])),
+        Curve(np.array([5.0, 20.0, 30.0]), np.array([4.0, 7.0, 7.0])),
+    ]
+    mean, half_width = across_runs(curves)
+    np.testing.assert_array_equal(mean.steps, [5, 10, 20])  # where all three have values
+    values = np.array([[5.0, 2.5, 4.0], [10.0, 3.0, 5.0], [10.0, 4.0, 7.0]])
+    np.testing.assert_allclose(mean.values, [23 / 6, 6, 7])
+    # 4.302653 is the 97.5th percentile of Student's t with 2 degrees of freedom, from a printed table.
+    np.testing.assert_allclose(half_width, 4.302653 * np.std(values, axis=1, ddof=1) / np.sqrt(3), rtol=1e-6)
+
+
+def test_the_curves_of_one_run_hold_its_files_numbers(tmp_path: Path) -> None:
+    scores = [float(score) for score in np.random.default_rng(0).integers(0, 50, 250)]
+    figure = draw_curves([read_run(make_run(tmp_path / "run", scores))])
+    panel = lines_of(figure, 0)
+    steps = np.arange(100, 25_001, 100)
+    np.testing.assert_array_equal(panel["one game"], np.column_stack([steps, scores]))
+    np.testing.assert_allclose(
+        panel["mean of 100 games"], np.column_stack([steps, running_mean(np.array(scores), 100)])
+    )
+    evaluation = figure.axes[0].containers[0]
+    np.testing.assert_array_equal(evaluation.lines[0].get_xydata(), [row[:2] for row in EVALUATIONS])  # type: ignore[attr-defined]
+    bars = evaluation.lines[2][0].get_segments()  # type: ignore[attr-defined]
+    np.testing.assert_allclose([bar[:, 1] for bar in bars], [[m - s, m + s] for _, m, s, _ in EVALUATIONS])
+    np.testing.assert_array_equal(lines_of(figure, 1)["held-out states"], [(row[0], row[3]) for row in EVALUATIONS])
+    frames = figure.axes[0].child_axes[0]
+    figure.draw_without_rendering()
+    np.testing.assert_allclose(frames.get_xlim(), np.multiply(figure.axes[0].get_xlim(), 4))
+
+
+def test_the_curves_of_several_runs_are_their_mean(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(seed), [float(seed)] * 30) for seed in (1, 2, 6)]
+    figure = draw_curves([read_run(run) for run in runs])
+    np.testing.assert_allclose(lines_of(figure, 0)["mean of 100 games"][:, 1], 3)
+    np.testing.assert_allclose(lines_of(figure, 0)["evaluation"], [row[:2] for row in EVALUATIONS])
+    interval = figure.axes[0].collections[0].get_datalim(figure.axes[0].transData)
+    half_width = 4.302653 * np.std([1, 2, 6], ddof=1) / np.sqrt(3)
+    np.testing.assert_allclose([interval.y0, interval.y1], [3 - half_width, 3 + half_width], rtol=1e-6)
+
+
+def test_curves_are_written_without_torch_or_scikit_learn(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [1.0, 2.0, 3.0])
+    program = (
+        f"import sys; sys.argv = ['figures.py', {str(run)!r}, '--output', {str(tmp_path / 'out')!r} + '/']\n"
+        "import figures; figures.main(); assert not {'torch', 'sklearn', 'ale_py'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    check_pictures(tmp_path / "out" / "curves-breakout")
+
+
+def test_a_run_without_evaluations_has_its_scores_alone(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [1.0, 2.0], evaluations=False)
+    figure = draw_curves([read_run(run)])
+    assert len(figure.axes) == 1
+    assert set(lines_of(figure, 0)) == {"one game", "mean of 100 games"}
+
+
+def test_an_evaluation_before_learning_has_no_action_value(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [1.0])
+    (run / "evaluations.csv").write_text(EVALUATIONS_HEADER + "500,1.0,1.0,0,2,\n1000,2.0,1.0,0,4,0.5\n")
+    read = read_run(run)
+    np.testing.assert_array_equal(read.evaluations.steps, [500, 1000])
+    np.testing.assert_array_equal(read.action_values, [[1000], [0.5]])
+
+
+@pytest.mark.parametrize(
+    "tail", ["4,400,16", "4,400,1600,9", "4,400,1600,9.0,100,0.1,1.0", "4,400\n", "4,x,1,2,3,4,5\n"]
+)
+def test_the_whole_lines_of_a_run_that_is_being_written_are_used(tmp_path: Path, tail: str) -> None:
+    run = make_run(tmp_path / "run", [1.0, 2.0, 3.0])
+    with open(run / "games.csv", "a") as file:
+        file.write(tail)
+    np.testing.assert_array_equal(read_run(run).games.values, [1, 2, 3])
+
+
+def test_a_hundred_thousand_games_are_drawn_within_10_seconds(tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).integers(0, 400, 100_000).astype(float)
+    run = make_run(tmp_path / "run", list(scores))
+    # Seconds of a core, so that a busy machine does not count.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    assert call(run, "--output", tmp_path / "big.v1.png").returncode == 0
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10
+    check_pictures(tmp_path / "big.v1")
+    assert (tmp_path / "big.v1.svg").stat().st_size < 5e6
+
+
+def test_bars_are_the_papers_percentages_best_first(tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    table.write_text("game,mean\n" + "".join(f"{row.game},{row.dqn_nature}\n" for row in paper_table().values()))
+    bars, left_out = read_bars(table)
+    assert left_out == []
+    assert len(bars) == 49
+    assert [bar.label for bar in bars[:4]] == ["VideoPinball", "Boxing", "Breakout", "StarGunner"]
+    assert [bar.label for bar in bars[-2:]] == ["PrivateEye", "MontezumaRevenge"]
+    assert all(bar.measured == bar.dqn for bar in bars)
+    breakout = bars[2]
+    assert (int(breakout.measured), int(breakout.best_linear)) == (1327, 11)
+
+
+def test_bars_are_drawn_from_top_to_bottom_with_every_row_of_a_game(tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    table.write_text(DOUBLE_ROWS)
+    bars, left_out = read_bars(table)
+    assert left_out == ["tetris"]
+    assert [bar.label for bar in bars] == ["Pong (line 2)", "Breakout", "Pong (line 5)"]
+    panel = draw_scores(bars).axes[0]
+    widths = [patch.get_width() for patch in panel.containers[0]]
+    np.testing.assert_allclose(widths, [100, 50, 0], atol=1e-9)
+    assert panel.containers[0].get_label() == "this network"
+    names = {tick.get_text(): place for tick, place in zip(panel.get_yticklabels(), panel.get_yticks(), strict=True)}
+    assert names == {"Pong (line 2)": 0, "Breakout": 1, "Pong (line 5)": 2}
+    assert panel.yaxis_inverted()
+
+
+def test_scores_command_names_what_it_leaves_out(tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    table.write_text(DOUBLE_ROWS)
+    result = call("scores", table, "--output", tmp_path / "pictures")
+    assert result.returncode == 0, result.stderr
+    assert "left out, not among the paper's 49 games: tetris" in result.stdout
+    check_pictures(tmp_path / "pictures")
+
+
+def expect_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> str:
+    """The one line of a call that ends with exit status 2 and writes no picture."""
+    monkeypatch.setattr(sys, "argv", ["figures.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        exit_with(figures.main)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_bad_runs_are_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def error(*arguments: str | Path) -> str:
+        return expect_error(capsys, monkeypatch, *arguments)
+
+    breakout, pong = make_run(tmp_path / "a", [1.0, 2.0]), make_run(tmp_path / "b", [1.0], game="ALE/Pong-v5")
+    assert "no-such-run is not a folder" in error("no-such-run")
+    assert "different games (Breakout, ALE/Pong-v5)" in error(breakout, pong)
+    assert "one or more run folders" in error("curves")
+    (tmp_path / "empty").mkdir()
+    assert "config.json" in error("empty")
+    unfinished = make_run(tmp_path / "unfinished", [])
+    assert "no finished game yet" in error(unfinished)
+    (unfinished / "games.csv").write_text("")
+    assert "no finished game yet" in error(unfinished)
+    (unfinished / "games.csv").unlink()
+    assert "games.csv cannot be read" in error(unfinished)
+    (pong / "games.csv").write_text("agent_step,reward\n1,2\n")
+    assert "games.csv has no column score" in error(pong)
+    (breakout / "games.csv").write_text(GAMES_HEADER + "1,1,4,1.0,1,1,1\n2,2\n3,3,12,3.0,1,1,1\n")
+    assert "games.csv, line 3 is broken: 2 values for 7 columns" in error(breakout)
+    (breakout / "games.csv").write_text(GAMES_HEADER + "1,1,4,nan,1,1,1\n3,3,12,3.0,1,1,1\n")
+    assert "line 2 is broken: score is 'nan', not a number" in error(breakout)
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_runs_without_a_common_stretch_are_one_clear_line(tmp_path: Path) -> None:
+    runs = [read_run(make_run(tmp_path / name, [1.0], evaluations=False)) for name in "ab"]
+    runs[1].games.steps[:] += 5
+    with pytest.raises(UsageError, match="no stretch of agent steps in common"):
+        draw_curves(runs)
+
+
+def test_bad_tables_and_outputs_are_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = tmp_path / "scores.csv"
+    for content, expected in (
+        ("game,score\npong,1\n", "no column mean"),
+        ("", "no column game, mean"),
+        ("game,mean\npong,1\npong,much\n", "line 3 is broken: mean is 'much', not a number"),
+        ("game,mean\ntetris,1\n", "no score of any of the paper's 49 games"),
+    ):
+        table.write_text(content)
+        assert expected in expect_error(capsys, monkeypatch, "scores", table)
+    assert "cannot be read" in expect_error(capsys, monkeypatch, "scores", "missing.csv")
+    table.write_text("game,mean\npong,1\n")
+    assert "cannot be written" in expect_error(capsys, monkeypatch, "scores", table, "--output", table / "pictures")
+    assert list(tmp_path.iterdir()) == [table]
+
+
+@pytest.fixture(scope="module")
+def state_dict(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("network") / "model.pt"
+    save_state_dict(QNetwork("breakout", 4).state_dict(), path)
+    return path
+
+
+def test_bad_networks_are_one_clear_line(
+    tmp_path: Path, state_dict: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(state_dict.read_bytes()[:1000])
+    other = tmp_path / "other.pt"
+    save_state_dict(QNetwork("breakout", 7).state_dict(), other)
+    for command in ("value", "embedding"):
+        assert "truncated" in expect_error(capsys, monkeypatch, command, "--state-dict", broken)
+        assert "7 actions" in expect_error(capsys, monkeypatch, command, "--state-dict", other)
+        arguments = (command, "--state-dict", state_dict, "--seed=-1")
+        assert "--seed -1 cannot be" in expect_error(capsys, monkeypatch, *arguments)
+    error = expect_error(capsys, monkeypatch, "embedding", "--state-dict", state_dict, "--states", "5")
+    assert "--states 5 cannot be" in error
+
+
+def test_turning_points_are_the_corners_of_the_curve() -> None:
+    corners, heights = [0, 30, 50, 90, 119], [0.0, 9.0, 2.0, 5.0, 0.0]
+    values = np.interp(np.arange(120), corners, heights)
+    np.testing.assert_array_equal(turning_points(values, 3), [30, 50, 90])
+    assert len(turning_points(values + np.sin(np.arange(120)), 5)) == 5
+    assert len(turning_points(np.ones(3), 5)) == 0
+
+
+def test_spread_points_stand_for_every_cluster() -> None:
+    centres = np.array([[0, 0], [100, 0], [0, 100], [100, 100]])
+    points = np.repeat(centres, 20, axis=0) + np.random.default_rng(0).normal(size=(80, 2))
+    assert sorted(spread_points(points, 4, seed=0) // 20) == [0, 1, 2, 3]
+
+
+def test_what_is_seen_is_the_state_its_screen_and_its_value(tmp_path: Path) -> None:
+    save_state_dict(QNetwork("space_invaders", 6).state_dict(), tmp_path / "model.pt")
+    with closing(Watched(tmp_path / "model.pt", seed=3)) as player:
+        sights = list(islice(player.play(), 60))
+        features = player.features(sights)
+    again = EpsilonGreedyPlayer(player.network, epsilon=0.05, seed=3)
+    film = FilmedGame("space_invaders")
+    frame = film.reset(3)[0]
+    moving = 0
+    for sight in sights:
+        np.testing.assert_array_equal(sight.state[-1], frame)
+        np.testing.assert_array_equal(sight.screen, film.screens[-1])
+        moving += not np.array_equal(film.screens[0], film.screens[-1])
+        film.send(again(sight.state[None]))
+        frame = film.receive().frames[0]
+    film.close()
+    assert moving
+    assert features.shape == (60, 512)
+    weights = player.network.values.state_dict()
+    values = features @ weights["weight"].numpy().T + weights["bias"].numpy()
+    np.testing.assert_allclose([sight.value for sight in sights], values.max(axis=1), rtol=1e-4, atol=1e-6)
+
+
+def test_the_map_is_a_function_of_the_states_and_the_seed() -> None:
+    features = np.random.default_rng(0).normal(size=(100, 16)).astype(np.float32)
+    features[:50] += 10
+    points = embed(features, seed=0)
+    np.testing.assert_array_equal(points, embed(features, seed=0))
+    nearest = np.linalg.norm(points[:, None] - points, axis=2) + np.diag([np.inf] * 100)
+    assert ((nearest.argmin(axis=1) < 50) == (np.arange(100) < 50)).all()
+
+
+def test_the_map_shows_every_state_in_its_value_and_screens(state_dict: Path) -> None:
+    with closing(Watched(state_dict, seed=0)) as player:
+        figure = draw_embedding(player, 100)
+    with closing(Watched(state_dict, seed=0)) as player:
+        values = [sight.value for sight in player.states_for_map(100)]
+    (scatter,) = figure.axes[0].collections
+    assert np.asarray(scatter.get_offsets()).shape == (100, 2)
+    np.testing.assert_array_equal(scatter.get_array(), values)
+    shown = [axes for axes in figure.axes if axes.images and axes.get_title()]
+    assert len(shown) == SCREENS_ON_MAP
+    assert all(axes.images[0].get_array().shape == (210, 160, 3) for axes in shown)  # type: ignore[union-attr]
+
+
+def test_the_value_curve_is_the_game_that_was_played(state_dict: Path) -> None:
+    with closing(Watched(state_dict, seed=0)) as player:
+        figure = draw_value(player)
+    with closing(Watched(state_dict, seed=0)) as player:
+        sights = list(player.play())
+    panel = figure.axes[0]
+    np.testing.assert_array_equal(panel.get_lines()[0].get_ydata(), [sight.value for sight in sights])
+    lives = [line.get_xdata()[0] for line in panel.get_lines() if line.get_linestyle() == ":"]  # type: ignore[index]
+    assert lives == [step for step, sight in enumerate(sights) if sight.life_lost]
+    assert len(lives) == 5
+
+
+def test_embedding_and_value_work_from_the_command_line(
+    state_dict: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command, options in (("value", []), ("embedding", ["--states", "90"])):
+        arguments = [command, "--state-dict", str(state_dict), *options, "--output", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["figures.py", *arguments])
+        figures.main()
+        check_pictures(tmp_path / f"{command}-breakout")
+
+
+def test_help_names_every_kind_of_picture() -> None:
+    result = call("--help")
+    assert result.returncode == 0
+    assert all(command in result.stdout for command in ("curves", "scores", "embedding", "value", "figures.py RUN ..."))

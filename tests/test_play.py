@@ -1,0 +1,256 @@
+"""The window on SDL's dummy display, with key events as a keyboard makes them; and every bad input."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pygame
+import pytest
+import torch
+from PIL import Image
+
+import play
+from checkpoint import save_state_dict
+from errors import UsageError, exit_with
+from film import Film, Window
+from model import QNetwork
+from wrappers import FilmedGame
+
+BREAKOUT = ["NOOP", "FIRE", "RIGHT", "LEFT"]
+SEAQUEST = [
+    *("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNLEFT"),
+    *("UPFIRE", "RIGHTFIRE", "LEFTFIRE", "DOWNFIRE", "UPRIGHTFIRE", "UPLEFTFIRE", "DOWNRIGHTFIRE", "DOWNLEFTFIRE"),
+]
+
+
+def save_network(path: Path, game: str = "breakout", num_actions: int = 4) -> Path:
+    torch.manual_seed(0)
+    save_state_dict(QNetwork(game, num_actions).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_network(tmp_path_factory.mktemp("network") / "model.pt")
+
+
+class Typist(Window):
+    """A window at which somebody types: behind so many pictures, a key goes down or up. It waits for nobody."""
+
+    def __init__(self, script: list[tuple[int, str]]):
+        super().__init__("a test")
+        self.script = script
+        self.pictures = 0
+        self.rates: list[float] = []
+
+    def show(self, picture: np.ndarray, frames_per_second: float) -> None:
+        super().show(picture, 0)
+        self.pictures += 1
+        self.rates.append(frames_per_second)
+        for _, key in (entry for entry in self.script if entry[0] == self.pictures):
+            kind = pygame.KEYUP if key.startswith("release ") else pygame.KEYDOWN
+            pygame.event.post(pygame.Event(kind, key=pygame.key.key_code(key.removeprefix("release "))))
+        assert self.pictures < 5_000, "nobody quit"
+
+
+class NotedGame(FilmedGame):
+    """The real game, with a note of what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__("breakout")
+        self.seeds: list[int | None] = []
+        self.actions: list[int] = []
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        self.seeds.append(seed)
+        return super().reset(seed)
+
+    def send(self, actions: np.ndarray) -> None:
+        self.actions.append(int(actions[0]))
+        super().send(actions)
+
+
+@pytest.fixture(autouse=True)
+def dummy_display(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.chdir(tmp_path)
+
+
+def run_session(
+    config: play.Config, script: list[tuple[int, str]], record: Path | None = None
+) -> tuple[play.Session, Typist, NotedGame]:
+    with closing(NotedGame()) as game, closing(Typist(script)) as window:
+        if record is None:
+            session = play.Session(config, window, game, None)
+            session.run()
+        else:
+            with Film(record) as film:
+                session = play.Session(config, window, game, film)
+                session.run()
+    return session, window, game
+
+
+def frames_in(path: Path) -> int:
+    return int(imageio_ffmpeg.count_frames_and_secs(str(path))[0])
+
+
+def test_screenshots_and_quitting(model: Path, tmp_path: Path) -> None:
+    _, window, _ = run_session(play.Config(model), [(3, "s"), (4, "s"), (5, "q")])
+    assert window.pictures == 5
+    assert sorted(os.listdir(tmp_path)) == ["breakout-001.png", "breakout-002.png"]
+    assert Image.open("breakout-001.png").size[1] == 630
+    assert np.asarray(Image.open("breakout-001.png")).std() > 10
+
+
+def test_pause_and_single_steps(model: Path, tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    script = [(40, "p"), (60, "n"), (80, "n"), (100, "q")]
+    _, window, game = run_session(play.Config(model), script, record=film)
+    shown = frames_in(film)
+    assert window.pictures == 100
+    opening = shown - 4 * len(game.actions)
+    assert 1 <= opening <= 31  # of the reset
+    assert 40 + 8 <= shown <= 43 + 8  # the agent step in which p came, and two more
+
+
+def test_faster_and_slower(model: Path) -> None:
+    script = [(1, "="), (2, "="), (3, "-"), (4, "-"), (5, "-"), (6, "q")]
+    _, window, _ = run_session(play.Config(model), script)
+    assert window.rates == [60, 120, 240, 120, 60, 30]
+
+
+def test_new_game_on_r(model: Path) -> None:
+    session, _, game = run_session(play.Config(model, seed=5), [(50, "r"), (100, "q")])
+    assert game.seeds == [5, 6]
+    assert session.scores == []
+
+
+def test_games_follow_one_another_and_scores_are_kept(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    session, _, game = run_session(play.Config(model, epsilon=1.0, seed=16), [(560, "q")])
+    assert game.seeds == [16, 17]
+    assert f"game 1, seed 16: score {session.scores[0]:.0f}\n" in capsys.readouterr().out
+
+
+def test_a_person_plays_with_the_keys() -> None:
+    script = [(60, "space"), (61, "release space"), (80, "left"), (120, "right"), (160, "release right"), (200, "q")]
+    _, _, game = run_session(play.Config(human=True, game="breakout"), script)
+    runs = re.sub(r"(.)\1*", r"\1", "".join(BREAKOUT[action][0] for action in game.actions))
+    assert runs == "NFNLRL"  # the tap, LEFT, the newer RIGHT, and LEFT again, which was still held
+    assert game.actions.count(BREAKOUT.index("FIRE")) == 1
+
+
+def test_taking_over_and_handing_back(model: Path) -> None:
+    _, _, alone = run_session(play.Config(model, epsilon=1.0), [(300, "q")])
+    script = [(100, "t"), (101, "left"), (200, "release left"), (201, "t"), (300, "q")]
+    session, _, both = run_session(play.Config(model, epsilon=1.0), script)
+    assert len(alone.actions) == len(both.actions)
+    same = [a == b for a, b in zip(alone.actions, both.actions, strict=True)]
+    taken = [index for index, equal in enumerate(same) if not equal]
+    # The agent draws as it would have, so what it does before and after is what it does alone.
+    assert taken[0] >= (100 - 31) // 4
+    assert taken[-1] <= 201 // 4
+    assert set(both.actions[taken[0] : taken[-1] + 1]) == {BREAKOUT.index("LEFT")}
+    assert not session.hands.person_plays
+
+
+def test_following_a_run_takes_the_newest_network(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    config = play.Config(follow=run, epsilon=0.0)
+    with pytest.raises(UsageError, match="is not there yet"):
+        play.play(config)
+    save_network(run / "model.pt")
+    with closing(NotedGame()) as game, closing(Typist([(30, "r"), (60, "r"), (90, "q")])) as window:
+        session = play.Session(config, window, game, None)
+        networks = []
+
+        def show(picture: np.ndarray, frames_per_second: float) -> None:
+            if window.pictures == 20:  # the training goes on: it favours LEFT now
+                state_dict = QNetwork("breakout", 4).state_dict()
+                state_dict["values.bias"][3] += 9
+                save_state_dict(state_dict, run / "model.pt")
+            networks.append(session.hands.agent)
+            Typist.show(window, picture, frames_per_second)
+
+        window.show = show  # type: ignore[method-assign]
+        session.run()
+    assert len({id(network) for network in networks}) == 3
+    assert set(game.actions[-5:]) == {BREAKOUT.index("LEFT")}
+
+
+def test_keys_become_the_nearest_action() -> None:
+    def names(held: list[str], actions: list[str]) -> str:
+        return actions[play.action_of(held, actions)]
+
+    assert names([], BREAKOUT) == "NOOP"
+    assert names(["up"], BREAKOUT) == "NOOP"
+    assert names(["x", "left"], BREAKOUT) == "LEFT"
+    assert names(["left", "space"], BREAKOUT) == "FIRE"
+    assert names(["space", "left"], BREAKOUT) == "LEFT"
+    assert names(["up", "right", "space"], SEAQUEST) == "UPRIGHTFIRE"
+    assert names(["space", "down", "left"], SEAQUEST) == "DOWNLEFTFIRE"
+    assert names(["left", "right"], SEAQUEST) == "RIGHT"
+    assert names(["up", "right", "left"], SEAQUEST) == "UPLEFT"
+
+
+def test_a_person_alone_as_a_user_starts_it(tmp_path: Path) -> None:
+    """The script itself: it lists its keys, and Ctrl-C keeps the recording, whole."""
+    flags = ["--human", "--game", "BreakoutNoFrameskip-v4", "--record", "mine.mp4"]
+    command = [sys.executable, "-u", play.__file__, *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    lines: list[str] = []
+    while not lines or "actions here" not in lines[-1]:
+        lines.append(process.stdout.readline())
+        assert lines[-1], process.communicate()
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "NOOP, FIRE, RIGHT, LEFT" in lines[-1]
+    assert all(any(word in line for line in lines) for word in ("pause", "faster", "take over", "screenshot", "quit"))
+    assert out == f"mine.mp4: {frames_in(tmp_path / 'mine.mp4')} frames\n"
+
+
+def assert_refused(words: str, capfd: pytest.CaptureFixture[str], *flags: object) -> None:
+    argv, sys.argv = sys.argv, ["play.py", *map(str, flags)]
+    try:
+        with pytest.raises(SystemExit) as exit_info:
+            exit_with(play.main)
+    finally:
+        sys.argv = argv
+    errors = [line for line in capfd.readouterr().err.splitlines() if "Stella" not in line and "A.L.E" not in line]
+    assert exit_info.value.code == 2
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert words in errors[0]
+
+
+def test_bad_flags(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert_refused("who plays?", capfd)
+    assert_refused("who plays?", capfd, "--state-dict", model, "--human", "--game", "Breakout")
+    assert_refused("needs the game", capfd, "--human")
+    assert_refused("did you mean Breakout", capfd, "--human", "--game", "Brakout")
+    assert_refused("plays Breakout", capfd, "--state-dict", model, "--game", "Pong")
+    assert_refused("--epsilon", capfd, "--state-dict", model, "--epsilon", "nan")
+    assert_refused("--seed", capfd, "--state-dict", model, "--seed", -1)
+    assert_refused("no such folder", capfd, "--follow", tmp_path / "nothing")
+    assert_refused("is not there", capfd, "--state-dict", tmp_path / "missing.pt")
+    assert_refused("must end in .mp4", capfd, "--state-dict", model, "--record", "x.gif")
+    assert_refused("is not there", capfd, "--state-dict", model, "--record", tmp_path / "nowhere" / "x.mp4")
+    assert_refused("18 actions", capfd, "--state-dict", save_network(tmp_path / "18.pt", num_actions=18))
+
+
+def test_without_a_display(model: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    assert_refused("trained_model_video_generation.py", capfd, "--state-dict", model)
+    monkeypatch.setenv("SDL_VIDEODRIVER", "nonsense")
+    assert_refused("trained_model_video_generation.py", capfd, "--state-dict", model)

@@ -1,0 +1,408 @@
+"""The update against gradients written by hand, RMSProp against the Lua lines in NumPy, and how actions are chosen."""
+
+import copy
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from errors import UsageError
+from model import QNetwork
+from q_agent import QAgent, RMSProp, choose_device
+from replay_memory import ReplayMemory, Transitions
+
+NUM_ENVS = 4
+NUM_ACTIONS = 6
+DISCOUNT = 0.99
+ACCELERATORS = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+
+
+def random_memory(device: str = "cpu", num_rows: int = 60) -> ReplayMemory:
+    generator = np.random.default_rng(0)
+
+    def frames() -> np.ndarray:
+        return generator.integers(0, 256, (NUM_ENVS, 84, 84), dtype=np.uint8)
+
+    memory = ReplayMemory(num_rows * NUM_ENVS, NUM_ENVS, device)
+    memory.start(0, frames())
+    for _ in range(num_rows + 20):
+        memory.append(
+            generator.integers(NUM_ACTIONS, size=NUM_ENVS),
+            generator.integers(-1, 2, size=NUM_ENVS).astype(np.float32),
+            generator.random(NUM_ENVS) < 0.2,
+            generator.random(NUM_ENVS) < 0.05,
+            frames(),
+        )
+    return memory
+
+
+def new_agent(memory: ReplayMemory, seed: int = 0, **changes: Any) -> QAgent:
+    """An agent whose target network is not its online network."""
+    torch.manual_seed(seed)
+    settings: dict[str, Any] = {
+        "learning_rate": 0.00025,
+        "rmsprop_decay": 0.95,
+        "rmsprop_minimum": 0.01,
+        "discount": DISCOUNT,
+        "minibatch_size": 32,
+    }
+    agent = QAgent(QNetwork("pong", NUM_ACTIONS), memory, **{**settings, **changes})
+    agent.optimizer.weights.copy_(agent.optimizer.weights * 1.2)
+    return agent
+
+
+def draw(memory: ReplayMemory, count: int, seed: int = 0) -> Transitions:
+    """Transitions with rewards up to 3, so that some errors are clipped and others are not."""
+    transitions = memory.sample(count, np.random.default_rng(seed))
+    transitions.rewards = np.random.default_rng(seed).uniform(-3, 3, count).astype(np.float32)
+    return transitions
+
+
+def part(transitions: Transitions, begin: int, end: int) -> Transitions:
+    return Transitions(**{name: array[begin:end] for name, array in vars(transitions).items()})
+
+
+def states_and_next_states(memory: ReplayMemory, transitions: Transitions) -> tuple[torch.Tensor, torch.Tensor]:
+    windows = memory.frames[torch.from_numpy(transitions.frame_indices)]
+    return windows[:, :4].contiguous(), windows[:, 1:].contiguous()
+
+
+def td_errors(agent: QAgent, memory: ReplayMemory, transitions: Transitions) -> np.ndarray:
+    """r + discount * max Q of the target network (0 at a terminal) - Q of the online network, float64."""
+    states, next_states = states_and_next_states(memory, transitions)
+    with torch.no_grad():
+        best_next = agent.target_network(next_states).max(dim=1).values.double().numpy()
+        q_values = agent.online_network(states).double().numpy()
+    targets = np.where(transitions.terminals, transitions.rewards, transitions.rewards + DISCOUNT * best_next)
+    return np.asarray(targets - q_values[np.arange(len(targets)), transitions.actions])
+
+
+def lua_step(
+    w: np.ndarray, d: np.ndarray, g: np.ndarray, v: np.ndarray, learning_rate: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One update of qLearnMinibatch in float64: d points where the value rises, as there."""
+    g = 0.95 * g + 0.05 * d
+    v = 0.95 * v + 0.05 * d * d
+    return w + learning_rate * d / np.sqrt(v - g * g + 0.01), g, v
+
+
+def test_rmsprop_is_the_lua_one_in_numpy() -> None:
+    generator = np.random.default_rng(0)
+    parameters = [
+        torch.nn.Parameter(torch.randn(3, 4, 5, 5).contiguous(memory_format=torch.channels_last)),
+        torch.nn.Parameter(torch.randn(6)),
+    ]
+    expected = [parameter.detach().double().numpy().copy() for parameter in parameters]
+    means = [(np.zeros(p.shape), np.zeros(p.shape)) for p in parameters]
+    optimizer = RMSProp(parameters, learning_rate=0.01, decay=0.95, minimum=0.01)
+    for step in range(40):
+        optimizer.zero_grad()
+        for i, parameter in enumerate(parameters):
+            gradient = generator.normal(0.01 * step, 0.3, parameter.shape)
+            assert parameter.grad is not None
+            parameter.grad.add_(torch.from_numpy(gradient))
+            expected[i], *mean = lua_step(expected[i], -gradient, *means[i], learning_rate=0.01)
+            means[i] = (mean[0], mean[1])
+        optimizer.step()
+        for parameter, value in zip(parameters, expected, strict=True):
+            np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=2e-5, atol=2e-5)
+
+
+def test_first_step_of_rmsprop_by_hand() -> None:
+    parameter = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = RMSProp([parameter], learning_rate=0.1, decay=0.95, minimum=0.01)
+    parameter.sum().mul(2).backward()  # d = 2: g = .1, v = .2
+    optimizer.step()
+    assert parameter.item() == pytest.approx(1 - 0.1 * 2 / (0.2 - 0.1**2 + 0.01) ** 0.5)
+
+
+def test_gradient_is_the_clipped_error_summed_over_the_minibatch() -> None:
+    memory = random_memory()
+    agent = new_agent(memory)
+    agent.learn(draw(memory, 32, seed=9))  # whose gradient must not linger
+    transitions = draw(memory, 32)
+    errors = td_errors(agent, memory, transitions)
+    assert 5 < (np.abs(errors) > 1).sum() < 27
+    clipped = np.clip(errors, -1, 1)
+    states, _ = states_and_next_states(memory, transitions)
+
+    probe = copy.deepcopy(agent.online_network)
+    q_taken = probe(states).gather(1, torch.from_numpy(transitions.actions)[:, None]).squeeze(1)
+    gradients = torch.autograd.grad(q_taken, list(probe.parameters()), torch.from_numpy(-clipped).float())
+    with torch.no_grad():
+        features = probe.features(states).double().numpy()
+
+    agent.learn(transitions)
+    for (name, parameter), expected in zip(agent.online_network.named_parameters(), gradients, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-4, msg=name)
+    # The last layer once more, by hand: each action's row has the errors of the transitions that took it.
+    rows = np.zeros((NUM_ACTIONS, 512))
+    for action, error, feature in zip(transitions.actions, clipped, features, strict=True):
+        rows[action] -= error * feature
+    weight_gradient = agent.online_network.values.weight.grad
+    assert weight_gradient is not None
+    np.testing.assert_allclose(weight_gradient.numpy(), rows, rtol=1e-3, atol=1e-4)
+
+
+def test_one_update_moves_the_weights_as_lua_would() -> None:
+    memory = random_memory()
+    agent = new_agent(memory)
+    before = agent.optimizer.weights.double().numpy().copy()
+    agent.learn(draw(memory, 32))
+    d = -agent.optimizer.gradient.double().numpy()
+    expected, g, v = lua_step(before, d, np.zeros_like(d), np.zeros_like(d), learning_rate=0.00025)
+    np.testing.assert_allclose(agent.optimizer.weights.numpy(), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(agent.optimizer.gradient_mean.numpy(), -g, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(agent.optimizer.squared_gradient_mean.numpy(), v, rtol=1e-5, atol=1e-9)
+
+
+def test_updates_move_the_values_towards_their_targets() -> None:
+    memory = random_memory()
+    agent = new_agent(memory)
+    transitions = draw(memory, 32)
+    before = np.abs(td_errors(agent, memory, transitions)).mean()
+    for _ in range(10):
+        agent.learn(transitions)
+    assert np.abs(td_errors(agent, memory, transitions)).mean() < 0.8 * before
+
+
+def test_at_a_terminal_the_target_is_the_reward_alone() -> None:
+    memory = random_memory()
+    transitions = draw(memory, 32)
+    gradients = []
+    for scale in (1, 1000):
+        for terminals in (np.ones(32, np.bool_), np.zeros(32, np.bool_)):
+            agent = new_agent(memory)
+            agent.load_state_dict({**agent.state_dict(), "target": agent.state_dict()["target"] * scale})
+            transitions.terminals = terminals
+            agent.learn(transitions)
+            gradients.append(agent.optimizer.gradient.clone())
+    assert torch.equal(gradients[0], gradients[2])
+    assert not torch.allclose(gradients[1], gradients[3])
+    assert not torch.allclose(gradients[0], gradients[1])
+
+
+def test_target_values_of_one_pass_are_those_of_a_pass_per_minibatch() -> None:
+    memory = random_memory()
+    agent = new_agent(memory)
+    _, next_states = states_and_next_states(memory, draw(memory, 128))
+    with torch.no_grad():
+        whole = agent.target_network(next_states)
+        parts = torch.cat([agent.target_network(batch) for batch in next_states.split(32)])
+    torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-6)
+
+
+def test_several_minibatches_at_once_are_updates_one_after_another() -> None:
+    memory = random_memory()
+    transitions = draw(memory, 96)
+    together, apart, swapped = (new_agent(memory) for _ in range(3))
+    together.learn(transitions)
+    for begin in (0, 32, 64):
+        apart.learn(part(transitions, begin, begin + 32))
+    for begin in (32, 0, 64):
+        swapped.learn(part(transitions, begin, begin + 32))
+    difference = (together.optimizer.weights - apart.optimizer.weights).norm()
+    order = (together.optimizer.weights - swapped.optimizer.weights).norm()
+    assert difference < 0.01 * order
+    assert together.state_dict()["updates_since_loss"] == apart.state_dict()["updates_since_loss"] == 3
+    assert together.take_mean_loss() == pytest.approx(apart.take_mean_loss(), rel=1e-4)
+
+
+def test_learning_leaves_the_target_alone_until_it_is_copied() -> None:
+    memory = random_memory()
+    agent = new_agent(memory)
+    target = {name: value.clone() for name, value in agent.target_network.named_parameters()}
+    agent.learn(draw(memory, 64))
+    for name, value in agent.target_network.named_parameters():
+        assert torch.equal(value, target[name])
+    agent.copy_target()
+    online = dict(agent.online_network.named_parameters())
+    for name, value in agent.target_network.named_parameters():
+        assert torch.equal(value, online[name])
+        assert not torch.equal(value, target[name])
+    agent.learn(draw(memory, 32))
+    assert not torch.equal(agent.target_network.values.bias, agent.online_network.values.bias)
+
+
+def test_mean_loss_is_the_huber_loss_per_transition_since_the_last_call() -> None:
+    memory = random_memory()
+    agent = new_agent(memory)
+    assert agent.take_mean_loss() is None
+    losses = []
+    for seed in range(3):
+        transitions = draw(memory, 32, seed)
+        errors = np.abs(td_errors(agent, memory, transitions))
+        losses.append(np.where(errors < 1, errors**2 / 2, errors - 0.5).mean())
+        agent.learn(transitions)
+    assert agent.take_mean_loss() == pytest.approx(np.mean(losses), rel=1e-4)
+    assert agent.take_mean_loss() is None
+
+
+def test_mean_max_q() -> None:
+    memory = random_memory()
+    agent = new_agent(memory)
+    states, _ = states_and_next_states(memory, draw(memory, 40))
+    with torch.no_grad():
+        expected = np.mean([agent.online_network(state[None]).max().item() for state in states])
+    assert agent.mean_max_q(states.numpy()) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_is_no_number_is_noticed(bad: float) -> None:
+    agent = new_agent(random_memory())
+    assert agent.is_finite()
+    agent.optimizer.weights[1_000_000] = bad
+    assert not agent.is_finite()
+
+
+def greedy_actions(agent: QAgent, memory: ReplayMemory) -> np.ndarray:
+    with torch.no_grad():
+        q_values: torch.Tensor = agent.online_network(memory.frames[torch.from_numpy(memory.latest_indices())])
+    return q_values.numpy().argmax(axis=1)
+
+
+def act_often(agent: QAgent, epsilon: list[float], times: int) -> np.ndarray:
+    generator = np.random.default_rng(0)
+    return np.stack([agent.act(np.array(epsilon), generator) for _ in range(times)])
+
+
+def test_epsilon_zero_is_greedy_in_the_newest_states() -> None:
+    memory = random_memory()
+    agent = new_agent(memory)
+    chosen = []
+    for seed in range(5):  # of one network's random states the greedy actions hardly differ
+        agent.load_state_dict({**agent.state_dict(), "online": new_agent(memory, seed).state_dict()["online"]})
+        with torch.no_grad():
+            agent.online_network.values.weight.sub_(agent.online_network.values.weight.mean(1, keepdim=True)).mul_(50)
+        actions = agent.act(np.zeros(NUM_ENVS), np.random.default_rng(seed))
+        assert actions.dtype == np.int64
+        assert np.array_equal(actions, greedy_actions(agent, memory))
+        chosen += actions.tolist()
+    assert len(set(chosen)) > 2
+
+
+def test_epsilon_one_is_uniform() -> None:
+    actions = act_often(new_agent(random_memory()), [1.0] * NUM_ENVS, 1500)
+    counts = np.bincount(actions.flatten(), minlength=NUM_ACTIONS)
+    assert counts.shape == (NUM_ACTIONS,)
+    assert ((counts - 1000) ** 2 / 1000).sum() < 20.5  # chi-square, 5 degrees of freedom, p = 0.001
+
+
+def test_each_environment_has_its_own_epsilon() -> None:
+    memory = random_memory()
+    agent = new_agent(memory)
+    actions = act_often(agent, [0.0, 1.0, 0.0, 0.5], 240)
+    greedy = greedy_actions(agent, memory)
+    followed = (actions == greedy).mean(axis=0)
+    assert (followed[0], followed[2]) == (1, 1)
+    assert abs(followed[1] - 1 / 6) < 0.08
+    assert abs(followed[3] - (0.5 + 0.5 / 6)) < 0.1
+
+
+def test_acting_draws_the_same_amount_whatever_epsilon() -> None:
+    agent = new_agent(random_memory())
+    states = []
+    for epsilon in (0.0, 0.5, 1.0):
+        generator = np.random.default_rng(3)
+        for _ in range(3):
+            agent.act(np.full(NUM_ENVS, epsilon), generator)
+        states.append(generator.bit_generator.state)
+    assert states[0] == states[1] == states[2]
+
+
+def assert_same_state(one: QAgent, other: QAgent) -> None:
+    expected, state = one.state_dict(), other.state_dict()
+    assert expected.keys() == state.keys()
+    for name, value in expected.items():
+        same = torch.equal(value, state[name]) if isinstance(value, torch.Tensor) else value == state[name]
+        assert same, name
+
+
+def test_loaded_state_goes_on_bit_for_bit() -> None:
+    memory = random_memory()
+    agent, loaded = new_agent(memory), new_agent(memory, seed=1)
+    agent.learn(draw(memory, 64))
+    file = io.BytesIO()
+    torch.save(agent.state_dict(), file)
+    kept = agent.state_dict()
+    agent.learn(draw(memory, 32, seed=1))  # what was saved must not move with the agent
+    file.seek(0)
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    agent.load_state_dict(kept)
+    for seed in (2, 3):
+        for each in (agent, loaded):
+            each.learn(draw(memory, 32, seed))
+            if seed == 2:
+                each.copy_target()
+    assert_same_state(agent, loaded)
+    assert agent.take_mean_loss() == loaded.take_mean_loss()
+    states = memory.frames[torch.from_numpy(memory.latest_indices())]
+    assert torch.equal(agent.online_network(states), loaded.online_network(states))
+
+
+def test_gradients_stay_views_of_one_buffer() -> None:
+    memory = random_memory()
+    agent = new_agent(memory)
+    agent.learn(draw(memory, 64))
+    storage = agent.optimizer.gradient.untyped_storage().data_ptr()
+    for name, parameter in agent.online_network.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.untyped_storage().data_ptr() == storage, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_device_that_is_not_there() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+    for name in ("", "gpu", "meta", "cuda:99", "xpu"):
+        with pytest.raises(UsageError, match="this machine has"):
+            choose_device(name)
+
+
+@pytest.fixture(params=ACCELERATORS)
+def accelerator(request: pytest.FixtureRequest) -> str:
+    """Each kind of device that may run a captured graph or the eager functions beside the CPU."""
+    name = str(request.param)
+    if not ACCELERATORS[name]:
+        pytest.skip(f"there is no {name} device here")
+    torch.backends.cudnn.allow_tf32 = False  # as in training
+    return name
+
+
+@pytest.mark.gpu
+def test_accelerator_does_what_runs_eagerly_on_a_cpu(accelerator: str) -> None:
+    memories = random_memory(), random_memory(accelerator)
+    agents = [new_agent(memory) for memory in memories]
+    for seed in range(6):
+        count = 32 * (1 + seed % 2)  # two shapes: two graphs
+        for memory, agent in zip(memories, agents, strict=True):
+            agent.learn(draw(memory, count, seed))
+            if seed == 3:
+                agent.copy_target()
+        on_cpu, on_accelerator = (agent.state_dict() for agent in agents)
+        for name in ("online", "target", "gradient_mean", "squared_gradient_mean"):
+            torch.testing.assert_close(on_accelerator[name], on_cpu[name], rtol=1e-2, atol=1e-4, msg=name)
+        assert on_accelerator["updates_since_loss"] == on_cpu["updates_since_loss"]
+    assert agents[1].take_mean_loss() == pytest.approx(agents[0].take_mean_loss(), rel=1e-3)
+    actions, expected = (act_often(agent, [0.0, 0.5, 1.0, 0.0], 20) for agent in agents)
+    assert np.array_equal(actions, expected)
+    assert memories[0].fingerprint() == memories[1].fingerprint()
+
+
+@pytest.mark.gpu
+def test_capturing_a_graph_learns_nothing_by_itself(accelerator: str) -> None:
+    """The warm-up before a capture runs real updates; what they did must be undone."""
+    memory = random_memory(accelerator)
+    cold, warm = new_agent(memory), new_agent(memory)
+    start = warm.state_dict()
+    warm.learn(draw(memory, 32))  # captures
+    warm.load_state_dict(start)
+    for agent in (cold, warm):
+        agent.learn(draw(memory, 32, seed=1))
+    torch.testing.assert_close(cold.state_dict()["online"], warm.state_dict()["online"], rtol=1e-3, atol=1e-6)
+    states = memory.frames[torch.from_numpy(memory.latest_indices()).to(accelerator)]
+    expected = cold.online_network(states).argmax(1).cpu().numpy()
+    assert np.array_equal(cold.act(np.zeros(NUM_ENVS), np.random.default_rng(0)), expected)

@@ -1,0 +1,317 @@
+"""The replay memory against a plain list of whole transitions."""
+
+import copy
+import re
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from errors import UsageError
+from replay_memory import ReplayMemory, Transitions
+
+NO_FRAME = 0
+DIGITS = 250  # a frame's number is written all over it in three bytes, none of them zero
+
+
+def frame_of(number: int) -> np.ndarray:
+    digits = [number % DIGITS + 1, number // DIGITS % DIGITS + 1, number // DIGITS**2 + 1]
+    return np.resize(np.array(digits, np.uint8), (84, 84))
+
+
+def frame_numbers(memory: ReplayMemory) -> np.ndarray:
+    """The number of the frame in every slot of the memory; every byte of every frame is checked."""
+    frames = memory.frames.numpy().reshape(len(memory.frames), -1)
+    assert np.array_equal(frames, np.tile(frames[:, :3], frames.shape[1] // 3))
+    low, middle, high = frames[:, :3].astype(np.int64).T
+    numbers = np.where(low == 0, NO_FRAME, low - 1 + (middle - 1) * DIGITS + (high - 1) * DIGITS**2)
+    assert not frames[numbers == NO_FRAME].any()
+    return numbers
+
+
+@dataclass
+class Transition:
+    """A whole transition; frames are numbers, `next_state` is None where a game's end or a break took it away."""
+
+    state: tuple[int, ...]
+    action: int
+    reward: float
+    terminal: bool
+    next_state: tuple[int, ...] | None
+
+
+class NaivePlay:
+    """Random play, put into memories and kept as whole transitions in a plain list.
+
+    Games end, lives are lost, games are cut without an end, and all of them are broken off now and then.
+    """
+
+    def __init__(self, num_envs: int, num_rows: int, seed: int, ends: float = 0.06):
+        self.num_envs = num_envs
+        self.memories: list[ReplayMemory] = []
+        self.row = 0
+        self.transitions: list[Transition] = []
+        self.rows_held: deque[list[int]] = deque(maxlen=num_rows)
+        self._generator = np.random.default_rng(seed)
+        self._ends = ends
+        self._count = 0
+
+    def start(self, *memories: ReplayMemory) -> None:
+        frames = self._new_frames()
+        for memory in memories:
+            memory.start(self.row, self._pixels(frames))
+        for memory in self.memories:
+            memory.restart_games(self._pixels(frames))
+        if self.memories:
+            self.rows_held.pop()  # the broken games' newest frames are gone
+        self.memories += memories
+        self.rows_held.append(frames)
+        self.states = [(NO_FRAME,) * 3 + (frame,) for frame in frames]
+
+    def step(self) -> None:
+        draw = self._generator.random(self.num_envs)
+        over, cut = draw < self._ends, (draw >= self._ends) & (draw < 1.5 * self._ends)
+        life_lost = self._generator.random(self.num_envs) < 2 * self._ends
+        terminals, game_starts = over | (life_lost & ~cut), over | cut
+        actions = self._generator.integers(18, size=self.num_envs)
+        rewards = self._generator.integers(-1, 2, size=self.num_envs).astype(np.float32)
+        frames = self._new_frames()
+        for memory in self.memories:
+            memory.append(actions, rewards, terminals, game_starts, self._pixels(frames))
+        self.row += 1
+        self.rows_held.append(frames)
+        for e, state in enumerate(self.states):
+            ended = bool(game_starts[e])
+            next_state = ((NO_FRAME,) * 3 if ended else state[1:]) + (frames[e],)
+            self.transitions.append(
+                Transition(state, int(actions[e]), float(rewards[e]), bool(terminals[e]), None if ended else next_state)
+            )
+            self.states[e] = next_state
+
+    def whole(self) -> dict[int, Transition]:
+        """The transitions whose frames are all still held, by the number of their state's newest frame."""
+        held = {NO_FRAME}.union(*self.rows_held)
+        return {
+            t.state[-1]: t
+            for t in self.transitions
+            if held.issuperset(t.state) and (t.terminal or (t.next_state and held.issuperset(t.next_state)))
+        }
+
+    def _new_frames(self) -> list[int]:
+        self._count += self.num_envs
+        return list(range(self._count - self.num_envs + 1, self._count + 1))
+
+    def _pixels(self, frames: list[int]) -> np.ndarray:
+        return np.stack([frame_of(frame) for frame in frames])
+
+
+def assert_samples_are(memory: ReplayMemory, whole: dict[int, Transition], seed: int) -> None:
+    """Everything sampled is in `whole` and equal, and everything in `whole` is sampled."""
+    sampled = memory.sample(60 * len(whole), np.random.default_rng(seed))
+    windows = frame_numbers(memory)[sampled.frame_indices]
+    assert set(windows[:, 3].tolist()) == whole.keys()
+    columns = (windows, sampled.actions, sampled.rewards.astype(np.int64), sampled.terminals)
+    for *window, action, reward, terminal in np.unique(np.column_stack(columns), axis=0).tolist():
+        expected = whole[window[3]]
+        assert tuple(window[:4]) == expected.state
+        assert (action, reward, bool(terminal)) == (expected.action, expected.reward, expected.terminal)
+        if expected.next_state is None:
+            assert window[4] == NO_FRAME
+        elif not terminal or window[4] != NO_FRAME:  # a break may have taken a lost life's next frame
+            assert tuple(window[1:]) == expected.next_state
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 8])
+def test_samples_are_the_whole_transitions_of_a_plain_list(num_envs: int) -> None:
+    num_rows = 13
+    memory = ReplayMemory(num_rows * num_envs, num_envs)
+    play = NaivePlay(num_envs, num_rows, seed=num_envs)
+    breaks = np.random.default_rng(num_envs)
+    play.start(memory)
+    seen = dict.fromkeys(("lost life", "game over", "cut", "broken", "start"), 0)
+    for step in range(300):
+        play.step()
+        if breaks.random() < 0.04:
+            play.start()
+        numbers = frame_numbers(memory) if step % 7 == 0 or step < 30 else None
+        if numbers is None:
+            continue
+        latest = [tuple(state) for state in numbers[memory.latest_indices()].tolist()]
+        assert latest == play.states
+        whole = play.whole()
+        if whole:
+            assert_samples_are(memory, whole, seed=step)
+        seen["lost life"] += any(t.terminal and t.next_state for t in whole.values())
+        seen["game over"] += any(t.terminal and not t.next_state for t in whole.values())
+        seen["start"] += any(NO_FRAME in t.state for t in whole.values())
+        newest = play.transitions[-num_envs * (num_rows - 4) :]
+        seen["cut"] += any(not t.terminal and not t.next_state for t in newest)
+        seen["broken"] += any(t.next_state and not t.terminal and t.state[-1] not in whole for t in newest)
+    assert min(seen.values()) > 3, seen
+
+
+def test_lost_life_has_its_true_next_state() -> None:
+    memory = ReplayMemory(16, 1)
+    memory.start(0, frame_of(1)[None])
+    yes, no = np.ones(1, np.bool_), np.zeros(1, np.bool_)
+    memory.append(np.array([3]), np.array([1.0]), yes, no, frame_of(2)[None])
+    sampled = memory.sample(1, np.random.default_rng(0))
+    assert frame_numbers(memory)[sampled.frame_indices].tolist() == [[0, 0, 0, 1, 2]]
+    assert sampled.terminals.all()
+
+
+def test_sampled_arrays_have_the_documented_types() -> None:
+    play, memory = NaivePlay(3, 20, seed=0), ReplayMemory(60, 3)
+    play.start(memory)
+    for _ in range(15):
+        play.step()
+    sampled = memory.sample(7, np.random.default_rng(0))
+    shapes = [array.shape for array in vars(sampled).values()]
+    assert shapes == [(7, 5), (7,), (7,), (7,)]
+    assert [array.dtype for array in vars(sampled).values()] == [np.int64, np.int64, np.float32, np.bool_]
+    assert memory.gather(torch.from_numpy(sampled.frame_indices)).shape == (7, 5, 84, 84)
+    assert memory.gather(torch.from_numpy(memory.latest_indices())).shape == (3, 4, 84, 84)
+
+
+def test_sampling_is_uniform_over_the_whole_transitions() -> None:
+    num_envs, num_rows = 3, 40
+    play, memory = NaivePlay(num_envs, num_rows, seed=4), ReplayMemory(num_rows * num_envs, num_envs)
+    play.start(memory)
+    for _ in range(90):
+        play.step()
+    whole = play.whole()
+    assert len(whole) < (num_rows - 1) * num_envs  # some are broken: drawing again must not favour their neighbours
+    draws = 400 * len(whole)
+    sampled = memory.sample(draws, np.random.default_rng(0))
+    _, counts = np.unique(frame_numbers(memory)[sampled.frame_indices[:, 3]], return_counts=True)
+    chi_square = ((counts - 400) ** 2 / 400).sum()
+    freedom = len(whole) - 1
+    assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
+
+
+def assert_equal(one: Transitions, other: Transitions) -> None:
+    for name, array in vars(one).items():
+        assert np.array_equal(array, getattr(other, name)), name
+
+
+def test_same_generator_same_sample() -> None:
+    play, memory = NaivePlay(3, 30, seed=2), ReplayMemory(90, 3)
+    play.start(memory)
+    for _ in range(50):
+        play.step()
+    first = memory.sample(64, np.random.default_rng(7))
+    assert_equal(first, memory.sample(64, np.random.default_rng(7)))
+    assert not np.array_equal(first.frame_indices, memory.sample(64, np.random.default_rng(8)).frame_indices)
+
+
+def test_smallest_memory_can_always_be_sampled() -> None:
+    """Sampling never waits for ever, however unluckily games break off."""
+    memory, play = ReplayMemory(8, 1), NaivePlay(1, 8, seed=0, ends=0.0)
+    play.start(memory)
+    for _ in range(60):
+        play.step()
+        assert_samples_are(memory, play.whole(), seed=0)
+        if play.row % 8 == 0:  # training breaks games off no more often
+            play.start()
+            assert_samples_are(memory, play.whole(), seed=0)
+
+
+def test_memory_started_at_a_later_row_equals_one_that_ran_from_the_start() -> None:
+    num_envs, num_rows = 3, 25
+    whole_run, resumed = (ReplayMemory(num_rows * num_envs, num_envs) for _ in range(2))
+    play = NaivePlay(num_envs, num_rows, seed=3)
+    play.start(whole_run)
+    for _ in range(37):
+        play.step()
+    old = {frame for row in play.rows_held for frame in row}
+    play.start(resumed)  # the games are reset from a seed: here a tape begins
+    assert resumed.row == whole_run.row == 37
+    for step in range(2 * num_rows):
+        play.step()
+        if step >= num_rows - 2:  # the ring holds nothing from before the reset any more
+            assert resumed.fingerprint() == whole_run.fingerprint()
+            assert resumed.oldest_row == whole_run.oldest_row
+            assert_equal(*(memory.sample(50, np.random.default_rng(step)) for memory in (whole_run, resumed)))
+            slots = np.unique(whole_run.sample(2000, np.random.default_rng(0)).frame_indices)
+            assert np.array_equal(frame_numbers(resumed)[slots], frame_numbers(whole_run)[slots])
+        else:
+            newer = {key: t for key, t in play.whole().items() if key not in old}
+            assert_samples_are(resumed, newer, seed=step)
+        assert resumed.oldest_row == max(37, play.row - num_rows + 1)
+        assert np.array_equal(resumed.latest_indices(), whole_run.latest_indices())
+
+
+def filled(num_rows: int, steps: int, change: tuple[int, str] | None = None) -> ReplayMemory:
+    """A memory of 2 environments after `steps` of fixed play, with one thing changed in one step."""
+    memory, generator = ReplayMemory(2 * num_rows, 2), np.random.default_rng(0)
+    memory.start(0, generator.integers(0, 256, (2, 84, 84), dtype=np.uint8))
+    for step in range(steps):
+        row: dict[str, np.ndarray] = {
+            "actions": generator.integers(4, size=2),
+            "rewards": generator.integers(-1, 2, size=2).astype(np.float32),
+            "terminals": generator.random(2) < 0.1,
+            "game_starts": generator.random(2) < 0.02,
+            "next_frames": generator.integers(0, 256, (2, 84, 84), dtype=np.uint8),
+        }
+        if change and change[0] == step:
+            last = row[change[1]].reshape(-1)
+            last[-1] = not last[-1]
+        memory.append(**row)
+    return memory
+
+
+@pytest.mark.parametrize("what", ["actions", "rewards", "terminals", "game_starts", "next_frames"])
+def test_fingerprint_is_of_the_newest_frames(what: str) -> None:
+    fingerprint = filled(800, 600).fingerprint()
+    assert fingerprint == filled(800, 600).fingerprint()
+    assert fingerprint != filled(800, 599).fingerprint()
+    for recent in (599, 598, 400, 101):
+        assert fingerprint != filled(800, 600, change=(recent, what)).fingerprint(), recent
+    for old in (90, 0):  # more than 1,000 frames ago
+        assert fingerprint == filled(800, 600, change=(old, what)).fingerprint(), old
+
+
+def test_fingerprint_is_a_function_of_what_the_ring_holds() -> None:
+    fingerprint = filled(50, 160).fingerprint()
+    assert fingerprint == filled(50, 160, change=(100, "next_frames")).fingerprint()  # overwritten since
+    assert fingerprint != filled(50, 160, change=(111, "next_frames")).fingerprint()
+    memory = filled(50, 160)
+    memory.sample(100, np.random.default_rng(0))
+    memory.latest_indices()
+    assert fingerprint == memory.fingerprint()
+    assert fingerprint == copy.deepcopy(memory).fingerprint()
+
+
+def test_a_transition_takes_little_more_than_one_frame() -> None:
+    memory = ReplayMemory(10_000, 4)
+    arrays = [value for value in vars(memory).values() if isinstance(value, np.ndarray | torch.Tensor)]
+    assert len(arrays) >= 5
+    assert sum(array.nbytes for array in arrays) / 10_000 <= 7_200
+
+
+def test_size_that_is_no_multiple_names_one_that_is() -> None:
+    for size, num_envs in ((100, 3), (1_000_001, 32), (5, 3), (31, 32)):
+        with pytest.raises(UsageError, match="--replay-size") as error:
+            ReplayMemory(size, num_envs)
+        nearest = int(re.findall(r"[\d,]+$", str(error.value))[0].replace(",", ""))
+        assert ReplayMemory(nearest, num_envs).num_rows >= 8
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 32])
+def test_size_too_small_to_sample_from_names_the_smallest(num_envs: int) -> None:
+    for size in (-num_envs, 0, num_envs, 7 * num_envs):
+        with pytest.raises(UsageError, match=f"at least {8 * num_envs:,}"):
+            ReplayMemory(size, num_envs)
+    ReplayMemory(8 * num_envs, num_envs)
+
+
+def test_size_too_large_for_the_machine_names_what_fits() -> None:
+    total = psutil.virtual_memory().total
+    with pytest.raises(UsageError, match="GB") as error:
+        ReplayMemory(total // 7_000 // 7 * 7 * 2, 7)
+    fits = int(re.findall(r"--replay-size (\d+) would fit", str(error.value))[0])
+    assert fits % 7 == 0
+    assert 0 < fits * 7_063 < total

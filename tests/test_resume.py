@@ -1,0 +1,217 @@
+"""A run survives anything: killed, stopped, damaged, out of room, it goes on as if nothing had happened."""
+
+import csv
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from soak import SMALL, differences, interrupt, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from checkpoint import CheckpointFile
+from q_agent_train import Config
+
+ROOT = Path(__file__).parent.parent
+TINY = replace(SMALL, steps=2_400, evaluate_every=1_000)
+
+
+def flags(config: Config) -> list[str]:
+    """The config as command line flags."""
+    values = {name: value for name, value in config.as_json().items() if name != "deterministic"}
+    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in values.items())
+    return [*(word for pair in pairs for word in pair), "--run-dir", str(config.run_dir)]
+
+
+def run(*arguments: str, limit_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the training script as a user does, where wanted with a limit on the size of the files it writes."""
+
+    def limit() -> None:
+        if limit_bytes is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+    command = [sys.executable, "q_agent_train.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit, timeout=120)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within a minute"
+        time.sleep(0.02)
+
+
+def finish(config: Config) -> Path:
+    """Run to the end in a child process."""
+    assert os.waitpid(start(config), 0)[1] == 0
+    assert config.run_dir
+    return config.run_dir
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run, finished; tests that change it copy it."""
+    return finish(replace(TINY, run_dir=tmp_path_factory.mktemp("finished") / "run"))
+
+
+@pytest.mark.parametrize(("num_envs", "kills"), [(1, 3), (4, 5)])
+def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(
+    tmp_path: Path, num_envs: int, kills: int
+) -> None:
+    """Past the memory's wrap-around and across evaluations; half of the kills inside the writing of a checkpoint."""
+    small = replace(SMALL, num_envs=num_envs, steps=6_000)
+    whole = finish(replace(small, run_dir=tmp_path / "whole"))
+    config = replace(small, run_dir=tmp_path / "killed")
+    assert interrupt(config, kills, np.random.default_rng(num_envs), longest_seconds=4.0) >= 1
+    assert differences(whole, tmp_path / "killed") == []
+    with open(whole / "evaluations.csv", newline="") as file:
+        assert [int(row["agent_step"]) for row in csv.DictReader(file)] == [1_500, 3_000, 4_500, 6_000]
+
+
+def test_tensorboard_and_games_csv_hold_each_game_once_after_interruptions(tmp_path: Path) -> None:
+    config = replace(TINY, run_dir=tmp_path / "run")
+    interrupt(config, 3, np.random.default_rng(0), longest_seconds=4.0)
+    with open(tmp_path / "run" / "games.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["game"]) for row in rows] == list(range(1, len(rows) + 1))
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds)
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
+    logged = Counter((event.step, event.value) for event in events.Scalars("score"))
+    assert logged == Counter((int(row["agent_step"]), float(row["score"])) for row in rows)
+
+
+def test_a_lengthened_run_equals_one_that_was_long_from_the_start(tmp_path: Path, finished: Path) -> None:
+    longer = replace(TINY, steps=3_200)
+    whole = finish(replace(longer, run_dir=tmp_path / "whole"))
+    copy_run(finished, tmp_path / "run")
+    result = run("--run-dir", str(tmp_path / "run"), "--steps", "3200")
+    assert result.returncode == 0, result.stderr
+    assert "Playing the tape" in result.stderr
+    (tmp_path / "run" / "memory.sha256").write_text((whole / "memory.sha256").read_text())
+    assert differences(whole, tmp_path / "run") == []
+
+
+def copy_run(source: Path, target: Path) -> None:
+    subprocess.run(["cp", "-r", str(source), str(target)], check=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(tmp_path: Path, number: int) -> None:
+    config = replace(TINY, run_dir=tmp_path / "run", checkpoint_minutes=60.0)
+    command = [sys.executable, "q_agent_train.py", *flags(config)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    table = tmp_path / "run" / "games.csv"
+    wait_for(lambda: table.exists() and len(table.read_text().splitlines()) > 1)
+    process.send_signal(number)
+    began = time.monotonic()
+    output = process.communicate()[0]
+    assert time.monotonic() - began < 10
+    assert process.returncode == 0
+    assert "Stopped after" in output
+    state, fault = CheckpointFile(tmp_path / "run").load()
+    assert fault is None
+    assert 0 < state["training"]["agent_steps"] < TINY.steps
+    assert torch.load(tmp_path / "run" / "model.pt", weights_only=True)["_extra_state"]["game"] == "pong"
+    result = run(*flags(config))
+    assert result.returncode == 0, result.stderr
+    assert "Going on at game" in result.stdout
+    whole = finish(replace(config, run_dir=tmp_path / "whole"))
+    (tmp_path / "run" / "memory.sha256").write_text((whole / "memory.sha256").read_text())
+    assert differences(whole, tmp_path / "run") == []
+
+
+def test_contradicting_flags_name_both_values_and_change_nothing(tmp_path: Path, finished: Path) -> None:
+    copy_run(finished, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*") if path.is_file()}
+    for contradiction, expected in (
+        (("--num-envs", "8"), ("--num-envs 8", "4")),
+        (("--learning-rate", "0.1"), ("--learning-rate 0.1", "0.00025")),
+        (("--steps", "100"), ("--steps 100", "2400")),
+    ):
+        result = run("--run-dir", str(tmp_path / "run"), *contradiction)
+        assert result.returncode == 2
+        assert len(result.stderr.splitlines()) == 1
+        assert all(value in result.stderr for value in expected)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_second_process_on_one_folder_is_refused(tmp_path: Path) -> None:
+    config = replace(TINY, run_dir=tmp_path / "run")
+    process = start(config)
+    try:
+        wait_for((tmp_path / "run" / "games.csv").exists)
+        result = run(*flags(config))
+        assert result.returncode == 2
+        assert "in use by another process" in result.stderr
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path, finished: Path) -> None:
+    copy_run(finished, tmp_path / "run")
+    os.truncate(tmp_path / "run" / "checkpoint.pt", 1_000)
+    result = run("--run-dir", str(tmp_path / "run"))
+    assert result.returncode == 0, result.stderr
+    assert "checkpoint.pt: damaged" in result.stdout
+    assert differences(finished, tmp_path / "run") == []
+
+
+def test_two_damaged_checkpoints_are_an_error_and_nothing_is_overwritten(tmp_path: Path, finished: Path) -> None:
+    copy_run(finished, tmp_path / "run")
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        os.truncate(tmp_path / "run" / name, 0)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    result = run("--run-dir", str(tmp_path / "run"))
+    assert result.returncode == 1
+    assert "no checkpoint in" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_checkpoint_of_a_later_format_is_a_clear_error(tmp_path: Path, finished: Path) -> None:
+    copy_run(finished, tmp_path / "run")
+    checkpoints = CheckpointFile(tmp_path / "run")
+    state, _ = checkpoints.load()
+    checkpoints.save(state | {"format": 99})
+    result = run("--run-dir", str(tmp_path / "run"))
+    assert result.returncode == 1
+    assert "format 99" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_another_emulator_is_noticed_when_the_tape_plays_differently(tmp_path: Path, finished: Path) -> None:
+    copy_run(finished, tmp_path / "run")
+    checkpoints = CheckpointFile(tmp_path / "run")
+    state, _ = checkpoints.load()
+    state["training"]["tape"]["seeds"] = [seed + 1 for seed in state["training"]["tape"]["seeds"]]
+    checkpoints.save(state)
+    result = run("--run-dir", str(tmp_path / "run"), "--steps", "2440")
+    assert result.returncode == 0, result.stderr
+    assert "not bit for bit" in result.stdout
+
+
+def test_a_full_disk_while_running_leaves_the_last_good_checkpoint_untouched(tmp_path: Path, finished: Path) -> None:
+    copy_run(finished, tmp_path / "run")
+    good = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    # A limit on the size of a file stands for the disk that is full: model.pt still fits, a checkpoint does not.
+    result = run("--run-dir", str(tmp_path / "run"), "--steps", "4000", limit_bytes=10_000_000)
+    assert result.returncode == 1
+    assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
+    assert "Last good checkpoint: agent step 2,400" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == good
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+    result = run("--run-dir", str(tmp_path / "run"), "--steps", "4000")
+    assert result.returncode == 0, result.stderr

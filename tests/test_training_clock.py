@@ -1,0 +1,292 @@
+"""What happens at which agent step: exploration, updates, target copies and games, against the Lua clock."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import AutoresetMode
+
+from errors import UsageError
+from replay_memory import ReplayMemory
+from training import RESEED_STEPS, Hyperparameters, Training, multiples_crossed
+
+
+def lua_clock(steps: int, parameters: Hyperparameters) -> tuple[list[int], list[int]]:
+    """Updates and target copies made after each of `steps` agent steps, counted one by one as perceive does."""
+    updates, copies = [0], [0]
+    for num_steps in range(1, steps + 1):
+        learns = num_steps > parameters.replay_start_size and num_steps % parameters.update_frequency == 0
+        updates.append(updates[-1] + learns)
+        num_steps += 1
+        copies.append(copies[-1] + (num_steps % parameters.target_update_frequency == 1))
+    return updates, copies
+
+
+def test_epsilon_at_every_knee() -> None:
+    paper = Hyperparameters("pong")
+    expected = {
+        0: 1.0,
+        49_999: 1.0,
+        50_000: 1.0,
+        50_001: 1 - 0.9e-6,
+        550_000: 0.55,
+        1_049_999: 0.1 + 0.9e-6,
+        1_050_000: 0.1,
+        1_050_001: 0.1,
+        50_000_000: 0.1,
+    }
+    epsilon = paper.epsilon(np.array(list(expected)))
+    assert epsilon.dtype == np.float64
+    np.testing.assert_allclose(epsilon, list(expected.values()), rtol=1e-12)
+    assert paper.epsilon(np.array([0, 50_000]))[1] == 1.0
+    assert paper.epsilon(np.array([1_050_000]))[0] == 0.1
+
+
+def test_epsilon_follows_its_flags() -> None:
+    parameters = Hyperparameters(
+        "pong", replay_start_size=100, epsilon_start=0.8, epsilon_end=0.2, epsilon_decay_steps=60
+    )
+    steps = np.arange(300)
+    lua = [0.2 + max(0, (0.8 - 0.2) * (60 - max(0, step - 100)) / 60) for step in range(300)]
+    np.testing.assert_allclose(parameters.epsilon(steps), lua, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("start", "frequency"), [(50_000, 4), (100, 4), (101, 4), (103, 4), (7, 3), (1, 1), (10, 32)])
+def test_updates_are_those_of_the_lua_clock(start: int, frequency: int) -> None:
+    parameters = Hyperparameters("pong", replay_start_size=start, update_frequency=frequency)
+    updates, _ = lua_clock(start + 300, parameters)
+    assert [parameters.updates_until(step) for step in range(start + 301)] == updates
+    assert updates[-1] > 5
+
+
+def test_the_paper_makes_12_and_a_half_million_updates_less_the_warm_up() -> None:
+    assert Hyperparameters("pong").updates_until(50_000_000) == 12_500_000 - 12_500
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 8, 32])
+@pytest.mark.parametrize("period", [5, 24, 100])
+def test_target_copies_are_those_of_the_lua_clock(num_envs: int, period: int) -> None:
+    parameters = Hyperparameters("pong", target_update_frequency=period)
+    _, copies = lua_clock(100 * num_envs, parameters)
+    for before, after in pairwise(range(0, 100 * num_envs + 1, num_envs)):
+        assert multiples_crossed(before, after, period) == copies[after] - copies[before]
+    assert multiples_crossed(0, 100 * num_envs, period) == copies[-1] > 0
+
+
+def tiny(num_envs: int, **changes: Any) -> Hyperparameters:
+    settings: dict[str, Any] = {
+        "game": "breakout",
+        "num_envs": num_envs,
+        "replay_size": 400 * num_envs,
+        "minibatch_size": 2,
+        "target_update_frequency": 40,
+        "epsilon_decay_steps": 200,
+    }
+    parameters = Hyperparameters(**{**settings, **changes})
+    parameters.check()
+    return parameters
+
+
+def started(parameters: Hyperparameters) -> Training:
+    training = Training(parameters, torch.device("cpu"))
+    training.begin()
+    return training
+
+
+def assert_step_keeps_the_clock(training: Training, updates: list[int], copies: list[int]) -> None:
+    """One step; what it learned and copied is what the Lua clock says."""
+    before, steps = training.agent.state_dict(), training.agent_steps
+    training.step()
+    after, now = training.agent.state_dict(), training.agent_steps
+    assert now == steps + training.parameters.num_envs
+    assert after["updates_since_loss"] == updates[now]
+    learned = updates[now] > updates[steps]
+    assert learned == (not torch.equal(before["online"], after["online"]))
+    copied = copies[now] > copies[steps]
+    assert torch.equal(after["target"], after["online"] if copied else before["target"])
+
+
+@pytest.mark.parametrize(("num_envs", "steps"), [(1, 130), (3, 60), (8, 30), (32, 9)])
+def test_training_keeps_the_clock(num_envs: int, steps: int) -> None:
+    parameters = tiny(num_envs, replay_start_size=70)
+    updates, copies = lua_clock(steps * num_envs, parameters)
+    training = started(parameters)
+    for _ in range(steps):
+        assert_step_keeps_the_clock(training, updates, copies)
+        learning = training.agent_steps - num_envs >= parameters.replay_start_size
+        assert (training.held_out_states is not None) == learning
+    assert updates[-1] == steps * num_envs // 4 - 17  # one per 4 agent steps, none in the first 70
+    assert training.held_out_states is not None
+    assert training.held_out_states.shape == (500, 4, 84, 84)
+    assert training.memory.row == steps
+    training.close()
+
+
+class Referee:
+    """The emulators once more, fed with the actions that a training took, and the rules applied one by one."""
+
+    def __init__(self, game: str, num_envs: int, seed: int):
+        self._games = AtariVectorEnv(
+            game,
+            num_envs,
+            stack_num=1,
+            frameskip=4,
+            noop_max=30,
+            use_fire_reset=False,
+            reward_clipping=False,
+            repeat_action_probability=0.0,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+        )
+        self.frames, info = self._games.reset(seed=seed)
+        self._lives = info["lives"].tolist()
+        self._running_scores = [0.0] * num_envs
+        self.scores: list[float] = []  # of the games that ended, in their order
+
+    def step(self, actions: np.ndarray) -> tuple[list[float], list[bool], list[bool]]:
+        """Clipped rewards, terminals and game starts of one step."""
+        self.frames, raw, over, cut, info = self._games.step(actions.astype(np.int64))
+        rewards, terminals = [], []
+        for e in range(len(raw)):
+            self._running_scores[e] += float(raw[e])
+            rewards.append(max(-1.0, min(1.0, float(raw[e]))))
+            terminals.append(bool(over[e]) or info["lives"][e] < self._lives[e])
+            self._lives[e] = info["lives"][e]
+            if over[e] or cut[e]:
+                self.scores.append(self._running_scores[e])
+                self._running_scores[e] = 0.0
+        return rewards, terminals, (over | cut).tolist()
+
+    def close(self) -> None:
+        self._games.close()
+        del self._games
+
+
+@pytest.mark.parametrize(
+    ("game", "lives", "num_envs", "steps"), [("breakout", 5, 1, 350), ("space_invaders", 3, 3, 300)]
+)
+def test_games_lives_and_scores_are_the_emulators(game: str, lives: int, num_envs: int, steps: int) -> None:
+    training = started(tiny(num_envs, game=game, replay_start_size=10_000))
+    finished = [ended for _ in range(steps) for ended in training.step()]
+    ((seed, first_row, actions),) = training.tape.segments()
+    assert (first_row, actions.shape) == (0, (steps, num_envs))
+
+    expected = ReplayMemory(400 * num_envs, num_envs)
+    referee = Referee(game, num_envs, seed)
+    expected.start(0, referee.frames[:, 0])
+    lost = started_games = 0
+    for row in actions:
+        rewards, terminals, game_starts = referee.step(row)
+        lost, started_games = lost + sum(terminals), started_games + sum(game_starts)
+        expected.append(row, np.array(rewards), np.array(terminals), np.array(game_starts), referee.frames[:, 0])
+    referee.close()
+
+    assert training.games_finished == len(finished) == started_games > 0
+    assert [ended.score for ended in finished] == referee.scores == list(training.recent_scores)
+    assert sum(ended.length_steps for ended in finished) <= steps * num_envs
+    assert lives * started_games <= lost < lives * (started_games + num_envs)
+    assert training.memory.fingerprint() == expected.fingerprint()
+    training.close()
+
+
+def test_exploration_is_random_until_learning_starts_and_greedy_where_epsilon_ends_at_zero() -> None:
+    training = started(tiny(1, replay_start_size=40, epsilon_end=0.0, epsilon_decay_steps=1, update_frequency=1000))
+    greedy = []
+    for _ in range(80):
+        with torch.no_grad():
+            state = training.memory.frames[torch.from_numpy(training.memory.latest_indices())]
+            greedy.append(int(training.agent.online_network(state).argmax()))
+        training.step()
+    ((_, _, actions),) = training.tape.segments()
+    agrees = actions[:, 0] == np.array(greedy)
+    assert agrees[41:].all()
+    assert agrees[:40].mean() < 0.6
+    training.close()
+
+
+def learned_weights(seed: int) -> torch.Tensor:
+    training = started(tiny(2, game="pong", seed=seed, replay_start_size=16, epsilon_decay_steps=20))
+    for _ in range(40):
+        training.step()
+    weights: torch.Tensor = training.agent.state_dict()["online"]
+    training.close()
+    return weights
+
+
+def test_same_seed_same_weights() -> None:
+    first = learned_weights(seed=5)
+    assert torch.equal(first, learned_weights(seed=5))
+    assert not torch.equal(first, learned_weights(seed=6))
+
+
+def test_reseeding_is_due_at_each_multiple_once_and_new_seeds_are_drawn() -> None:
+    training = started(tiny(1, game="pong", replay_start_size=1000, evaluate_every=16))
+    due, evaluation_seeds = [], []
+    for _ in range(50):
+        training.step()
+        if training.reseed_is_due:
+            due.append(training.agent_steps)
+            evaluation_seeds.append(training.evaluation_seed())
+            training.reseed()
+        assert not training.reseed_is_due
+    assert due == [16, 32, 48]
+    segments = list(training.tape.segments())
+    assert [(row, len(actions)) for _, row, actions in segments] == [(0, 16), (16, 16), (32, 16), (48, 2)]
+    assert len({seed for seed, _, _ in segments} | set(evaluation_seeds)) == 7
+    training.close()
+
+
+def test_without_evaluation_games_are_reseeded_all_the_same() -> None:
+    training = Training(tiny(1, game="pong", evaluate_every=0), torch.device("cpu"))
+    training.agent_steps = RESEED_STEPS - 1
+    assert not training.reseed_is_due
+    training.agent_steps = RESEED_STEPS
+    assert training.reseed_is_due
+    training.close()
+
+
+NAN, INF = math.nan, math.inf
+BAD: dict[str, tuple[Any, ...]] = {
+    "num_envs": (0, -1),
+    "replay_size": (0, -32, 32),
+    "replay_start_size": (0, -1, 31),
+    "minibatch_size": (0, -32),
+    "update_frequency": (0, -4),
+    "target_update_frequency": (0, -1),
+    "learning_rate": (0.0, -0.1, NAN, INF),
+    "rmsprop_decay": (-0.1, 1.0, NAN, INF),
+    "rmsprop_minimum": (0.0, -0.01, NAN, INF),
+    "discount": (-0.1, 1.1, NAN, INF),
+    "epsilon_start": (-0.1, 1.1, NAN, INF),
+    "epsilon_end": (-0.1, 1.1, NAN, -INF),
+    "epsilon_decay_steps": (0, -1),
+    "sticky_actions": (-0.1, 1.1, NAN, INF),
+    "evaluate_every": (-1, 1, 255),
+    "evaluation_games": (0, -1),
+    "seed": (-1, 2**32),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_values_that_cannot_be_are_refused_by_their_flag(name: str, value: Any) -> None:
+    parameters = Hyperparameters("pong", **{name: value})
+    refuses: Callable[[], object] = parameters.check
+    if name == "replay_size":  # known to the memory alone, before it takes any room
+        parameters.check()
+        refuses = partial(ReplayMemory, parameters.replay_size, parameters.num_envs)
+    with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')} ") as error:
+        refuses()
+    assert "\n" not in str(error.value)
+
+
+def test_the_papers_values_and_the_limits_are_accepted() -> None:
+    Hyperparameters("pong").check()
+    Hyperparameters("pong", num_envs=1, discount=0.0, epsilon_start=0.0, epsilon_end=0.0, evaluate_every=0).check()
+    Hyperparameters(
+        "pong", discount=1.0, epsilon_end=1.0, sticky_actions=1.0, rmsprop_decay=0.0, seed=2**32 - 1
+    ).check()

@@ -1,0 +1,265 @@
+"""A film as a user makes it, opened again and compared with the game; and every bad input."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pygame
+import pytest
+import torch
+
+import trained_model_video_generation as video
+from checkpoint import save_state_dict
+from errors import UsageError, exit_with
+from evaluate import EpsilonGreedyPlayer
+from film import Film, Window
+from model import QNetwork, load_network
+from panel import PANEL_WIDTH, Panel
+from wrappers import FilmedGame
+
+SCRIPT = Path(video.__file__)
+
+
+def save_network(path: Path, game: str = "breakout", num_actions: int = 4) -> Path:
+    torch.manual_seed(0)
+    save_state_dict(QNetwork(game, num_actions).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_network(tmp_path_factory.mktemp("network") / "model.pt")
+
+
+def run(folder: Path, *flags: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *map(str, flags)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, **options)  # type: ignore[call-overload]
+
+
+def frames_of(path: Path) -> tuple[dict[str, object], list[np.ndarray]]:
+    reader = imageio_ffmpeg.read_frames(str(path))
+    meta = next(reader)
+    width, height = meta["size"]
+    return meta, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+
+
+def game_of(model: Path, seed: int) -> tuple[list[np.ndarray], float]:
+    """The screens and the score of the game that the film must show, played once more by hand."""
+    game = FilmedGame("breakout")
+    player = EpsilonGreedyPlayer(load_network(model), epsilon=1.0, seed=seed)
+    game.reset(seed)
+    screens = list(game.screens)
+    while True:
+        game.send(player(np.zeros((1, 4, 84, 84), np.uint8)))  # with epsilon 1 it does not matter what it sees
+        step = game.receive()
+        screens += game.screens
+        if step.finished:
+            game.close()
+            return screens, step.finished[0].score
+
+
+def test_film_shows_every_frame_of_the_game(model: Path, tmp_path: Path) -> None:
+    result = run(tmp_path, "--state-dict", model, "--epsilon", 1, "--seed", 16)
+    assert result.returncode == 0, result.stderr
+    screens, score = game_of(model, seed=16)
+    assert f"game 1, seed 16: score {score:.0f}\n" in result.stdout
+    assert f"breakout.mp4: {len(screens)} frames" in result.stdout
+    assert os.listdir(tmp_path) == ["breakout.mp4"]
+    meta, frames = frames_of(tmp_path / "breakout.mp4")
+    assert meta["codec"] == "h264"
+    assert str(meta["pix_fmt"]).startswith("yuv420p")
+    assert meta["fps"] == 60
+    assert meta["size"] == (480 + PANEL_WIDTH, 630)
+    assert PANEL_WIDTH % 2 == 0
+    assert len(frames) == len(screens)
+    for frame, screen in zip(frames[::40], screens[::40], strict=True):
+        shown = frame[1::3, 1:480:3].astype(int)  # the middle of each enlarged pixel
+        assert np.abs(shown - screen).mean() < 3
+
+
+def test_plain_film_of_two_games_is_the_games_alone(model: Path, tmp_path: Path, capsys: object) -> None:
+    path = tmp_path / "two.mp4"
+    video.film(video.Config(model, episodes=2, seed=9, epsilon=1.0, plain=True, output=path))
+    games = [game_of(model, seed) for seed in (9, 10)]
+    meta, frames = frames_of(path)
+    assert meta["size"] == (480, 630)
+    assert len(frames) == sum(len(screens) for screens, _ in games)
+    out = capsys.readouterr().out  # type: ignore[attr-defined]
+    assert [float(score) for score in re.findall(r"score (\d+)", out)] == [score for _, score in games]
+
+
+def test_gif_is_short_and_small(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "readme.gif"
+    video.film(video.Config(model, epsilon=1.0, episodes=3, gif=True, output=path))
+    meta, frames = frames_of(path)
+    assert str(meta["codec"]).startswith("gif")
+    assert len(frames) == video.GIF_FRAMES
+    assert abs(float(str(meta["duration"])) - video.GIF_SECONDS) < 0.5
+    assert path.stat().st_size < 4e6
+
+
+@pytest.mark.parametrize("num_actions", [3, 4, 18])
+@pytest.mark.parametrize("scale", [2, 3])
+def test_panel_shows_the_largest_value_and_the_action(num_actions: int, scale: int) -> None:
+    panel = Panel("NameThisGame", ["DOWNRIGHTFIRE"] * num_actions, scale=scale)
+    screen = np.zeros((210, 160, 3), np.uint8)
+    state = np.full((4, 84, 84), 77, np.uint8)
+    q_values = np.zeros(num_actions, np.float32)
+    rows = []
+    for greedy in range(num_actions):
+        q_values[:] = 0
+        q_values[greedy] = 1
+        panel.update(state, q_values, greedy, 1234)
+        picture = panel.picture(screen)
+        assert picture.shape == (210 * scale, 160 * scale + PANEL_WIDTH, 3)
+        assert (picture == 77).all(axis=2).sum() >= state.size
+        orange = np.flatnonzero((picture == (230, 159, 0)).all(axis=2).sum(axis=1) > 30)
+        assert len(orange)
+        rows.append((orange[0], orange[-1]))
+    assert all(before[1] < after[0] for before, after in pairwise(rows)), "bars overlap"
+    panel.update(state, None, 0, 0)  # a person plays: no values, no bars
+    assert not (panel.picture(screen) == (230, 159, 0)).all(axis=2).any()
+
+
+def test_bars_are_as_long_as_the_differences() -> None:
+    panel = Panel("Pong", ["NOOP", "FIRE", "RIGHT"])
+    panel.update(np.zeros((4, 84, 84), np.uint8), np.array([5, 5.5, 6], np.float32), 0, 0)
+    picture = panel.picture(np.zeros((210, 160, 3), np.uint8))
+    orange = (picture == (230, 159, 0)).all(axis=2).sum(axis=1).max()
+    blue = np.unique((picture == (0, 114, 178)).all(axis=2).sum(axis=1))
+    assert abs((blue[-1] - 3) * 2 - (orange - 3)) <= 2
+    assert 1 <= blue[1] <= 4  # the lowest has a stub
+
+
+def test_taller_screens_fit() -> None:
+    panel = Panel("Pong", ["NOOP"] * 6)
+    panel.update(np.zeros((4, 84, 84), np.uint8), None, 0, 0)
+    assert panel.picture(np.zeros((250, 160, 3), np.uint8)).shape == (750, 480 + PANEL_WIDTH, 3)
+
+
+def assert_refused(folder: Path, words: str, capfd: pytest.CaptureFixture[str], *flags: object) -> None:
+    """The script ends with status 2 and one line that says `words`, and leaves nothing new in `folder`."""
+    before = sorted(folder.rglob("*"))
+    argv, sys.argv = sys.argv, [str(SCRIPT), *map(str, flags)]
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as exit_info:
+            exit_with(video.main)
+    finally:
+        sys.argv = argv
+        signal.signal(signal.SIGTERM, handler)
+    errors = [line for line in capfd.readouterr().err.splitlines() if "Stella" not in line and "A.L.E" not in line]
+    assert exit_info.value.code == 2
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert words in errors[0]
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_bad_state_dicts(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def refused(words: str, path: Path) -> None:
+        assert_refused(tmp_path, words, capfd, "--state-dict", path, "--output", tmp_path / "x.mp4")
+
+    refused("is not there", tmp_path / "missing.pt")
+    truncated = tmp_path / "truncated.pt"
+    truncated.write_bytes(model.read_bytes()[:-1000])
+    refused("truncated", truncated)
+    text = tmp_path / "text.pt"
+    text.write_text("no tensors here")
+    refused("text.pt", text)
+    other = tmp_path / "other.pt"
+    torch.save({"weight": torch.zeros(3)}, other)
+    refused("not a state dict of this project", other)
+    wrong = torch.load(model)
+    wrong["hidden.weight"] = torch.zeros(7, 7)
+    torch.save(wrong, other)
+    refused("another network", other)
+    refused("18 actions", save_network(tmp_path / "actions.pt", num_actions=18))
+    refused("unknown game 'brakeout'", save_network(tmp_path / "game.pt", game="brakeout"))
+
+
+def test_bad_flags(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def refused(words: str, *flags: object) -> None:
+        output = () if "--output" in flags else ("--output", tmp_path / "x.mp4")
+        assert_refused(tmp_path, words, capfd, "--state-dict", model, *output, *flags)
+
+    for epsilon in (1.5, -0.1, "nan"):
+        refused("--epsilon", "--epsilon", epsilon)
+    refused("--episodes", "--episodes", 0)
+    refused("--seed", "--seed", -1)
+    refused("--seed", "--seed", 2**31)
+    refused("must end in .mp4", "--output", tmp_path / "film.avi")
+    refused("must end in .gif", "--gif")
+    refused("is not there", "--output", tmp_path / "nowhere" / "x.mp4")
+    refused("cannot be written", "--output", "/proc/x.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    refused("is a folder", "--output", tmp_path / "folder.mp4")
+
+
+def test_show_without_a_display(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    output = tmp_path / "x.mp4"
+    assert_refused(tmp_path, "no display", capfd, "--state-dict", model, "--output", output, "--show")
+
+
+def test_full_disk_leaves_the_old_film_alone(model: Path, tmp_path: Path) -> None:
+    def no_large_files() -> None:  # writing further fails, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    old = tmp_path / "breakout.mp4"
+    old.write_text("an older film")
+    result = run(tmp_path, "--state-dict", model, "--epsilon", 1, "--seed", 16, "--plain", preexec_fn=no_large_files)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("error: breakout.mp4 could not be written whole")
+    assert "Traceback" not in result.stderr
+    assert os.listdir(tmp_path) == ["breakout.mp4"]
+    assert old.read_text() == "an older film"
+
+
+def test_film_with_a_frame_missing_is_no_film(tmp_path: Path) -> None:
+    film = Film(tmp_path / "x.mp4")
+    for _ in range(5):
+        film.add(np.zeros((210, 160, 3), np.uint8))
+    film.frames += 1
+    with pytest.raises(UsageError, match="could not be written whole"):
+        film.__exit__(None, None, None)
+    assert os.listdir(tmp_path) == []
+
+
+def test_closing_the_window_stops_the_film(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    config = video.Config(model, show=True)
+    window, game = Window("a test"), FilmedGame("breakout")
+    pygame.event.post(pygame.Event(pygame.QUIT))
+    with pytest.raises(KeyboardInterrupt), Film(tmp_path / "x.mp4") as film:
+        video.film_game(config, load_network(model), game, 0, film, window)
+    assert film.frames == 2  # the window opened with the first
+    assert os.listdir(tmp_path) == []
+    window.close()
+    game.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_film_leaves_nothing(model: Path, tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, str(SCRIPT), "--state-dict", str(model), "--epsilon", "1", "--episodes", "1000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not any(path.stat().st_size for path in tmp_path.iterdir()):  # until the encoder writes
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "Stopped before the end: no film was written."
+    assert "Traceback" not in errors
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,192 @@
+"""The games: names, the training's bytes against the film's, lives, scores, seeds, and the tape."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import ale_py
+import numpy as np
+import pytest
+from ale_py import roms
+
+from errors import UsageError
+from evaluate import play_games
+from replay_memory import ReplayMemory
+from wrappers import AtariGames, FilmedGame, Tape, display_name, rom_name
+
+ROOT = Path(__file__).parent.parent
+
+
+def paper_games() -> list[str]:
+    with open(ROOT / "data" / "nature_scores.csv", newline="") as file:
+        return [row["game"] for row in csv.DictReader(file)]
+
+
+def test_every_name_of_a_game_means_the_same_rom() -> None:
+    for name in ("BreakoutNoFrameskip-v4", "ALE/Breakout-v5", "Breakout", "breakout", "Breakout-v0"):
+        assert rom_name(name) == "breakout"
+    for name in ("MsPacmanNoFrameskip-v4", "ALE/MsPacman-v5", "MsPacman", "ms_pacman", "mspacman"):
+        assert rom_name(name) == "ms_pacman"
+    assert [display_name(rom_name(game)) for game in paper_games()] == paper_games()
+
+
+@pytest.mark.parametrize("name", ["Breakot", "BreakoutNoFrameskip-v4x", "ale/", "", "Combat"])
+def test_an_unknown_game_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="unknown game"):
+        rom_name(name)
+
+
+def test_the_nearest_names_are_offered() -> None:
+    with pytest.raises(UsageError, match="did you mean Breakout"):
+        rom_name("Breakuot")
+
+
+@pytest.mark.parametrize("game", ["breakout", "pong", "seaquest"])
+def test_training_sees_the_bytes_that_the_film_sees(game: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a whole game, states read from the memory equal those that a player is given in front of a filmed game."""
+    monkeypatch.setattr("wrappers.NOOP_MAX_FRAMES", 0)  # each draws its own number of no-ops
+    generator = np.random.default_rng(0)
+    filmed, games = FilmedGame(game), AtariGames(game, 1)
+    memory = ReplayMemory(2_000, 1)
+    memory.start(0, games.reset(0))
+    steps = 0
+    for moment in play_games(lambda states: generator.integers(filmed.num_actions, size=1), filmed, seed=0):
+        state = memory.frames[memory.latest_indices()[0]].numpy()
+        assert np.array_equal(moment.states[0], state)
+        games.send(moment.actions)
+        step = games.receive()
+        assert np.array_equal(step.rewards, moment.step.rewards)
+        assert np.array_equal(step.terminals, moment.step.terminals)
+        assert step.finished == moment.step.finished
+        memory.append(moment.actions, step.rewards, step.terminals, step.game_starts, step.frames)
+        steps += 1
+    assert steps > 100
+    filmed.close()
+    games.close()
+
+
+def test_lost_lives_and_scores_are_those_of_the_bare_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wrappers.NOOP_MAX_FRAMES", 0)
+    games = AtariGames("space_invaders", 1)
+    games.reset(0)
+    ale = ale_py.ALEInterface()
+    ale.setFloat("repeat_action_probability", 0.0)
+    path = roms.get_rom_path("space_invaders")
+    assert path
+    ale.loadROM(path)
+    ale.reset_game()
+    actions = ale.getMinimalActionSet()
+    generator = np.random.default_rng(3)
+    score, length_steps, lost = 0.0, 0, 0
+    while True:
+        action = int(generator.integers(len(actions)))
+        lives = ale.lives()
+        reward = sum(ale.act(actions[action]) for _ in range(4) if not ale.game_over())
+        games.send(np.array([action]))
+        step = games.receive()
+        score, length_steps, lost = score + reward, length_steps + 1, lost + int(step.terminals[0])
+        assert step.rewards[0] == reward
+        assert step.terminals[0] == (ale.lives() < lives or ale.game_over())
+        assert step.game_starts[0] == ale.game_over() == bool(step.finished)
+        if ale.game_over():
+            break
+    assert lost == 3
+    assert score > 0
+    assert (step.finished[0].score, step.finished[0].length_steps) == (score, length_steps)
+    games.close()
+
+
+def test_a_time_limit_ends_a_game_without_a_terminal() -> None:
+    games = AtariGames("pong", 2, max_frames_per_game=400)
+    games.reset(0)
+    finished = []
+    for _ in range(100):
+        games.send(np.zeros(2, np.int64))
+        step = games.receive()
+        assert not step.terminals.any()
+        assert {game.environment for game in step.finished} == set(np.flatnonzero(step.game_starts))
+        finished += step.finished
+    assert {game.environment for game in finished} == {0, 1}
+    assert all(game.length_steps <= 100 for game in finished)
+    games.close()
+
+
+def test_environment_i_plays_from_seed_plus_i() -> None:
+    games = AtariGames("seaquest", 2)
+    together = games.reset(7)
+    apart = [games.reset(7 + i)[0] for i in range(2)]
+    assert np.array_equal(together, np.stack(apart))
+    assert not np.array_equal(together[0], together[1])
+    games.close()
+
+
+def test_wrong_actions_and_no_environments_are_refused() -> None:
+    with pytest.raises(UsageError, match="--num-envs 0"):
+        AtariGames("pong", 0)
+    games = AtariGames("pong", 2)
+    games.reset(0)
+    for actions in ([0, 6], [-1, 0], [0]):
+        with pytest.raises(ValueError, match="actions must be"):
+            games.send(np.array(actions))
+    games.close()
+
+
+def test_sticky_actions_change_the_game() -> None:
+    frames = {}
+    for sticky in (0.0, 0.9):
+        games = AtariGames("pong", 1, sticky_actions=sticky)
+        games.reset(0)
+        for action in (2, 3) * 60:
+            games.send(np.array([action]))
+            step = games.receive()
+        frames[sticky] = step.frames
+        games.close()
+    assert not np.array_equal(frames[0.0], frames[0.9])
+
+
+def test_the_tape_forgets_only_what_the_memory_has_lost() -> None:
+    tape = Tape(2)
+    for seed, row in ((11, 0), (22, 3), (33, 6)):
+        tape.start_segment(seed, row)
+        for step in range(3):
+            tape.record(np.array([row + step, 100 + row + step]))
+    tape.forget_before(2)
+    assert [seed for seed, _, _ in tape.segments()] == [11, 22, 33]
+    tape.forget_before(3)
+    assert [(seed, row) for seed, row, _ in tape.segments()] == [(22, 3), (33, 6)]
+    copy = Tape(2)
+    copy.load_state_dict(tape.state_dict())
+    for (seed, row, actions), (seed2, row2, actions2) in zip(tape.segments(), copy.segments(), strict=True):
+        assert (seed, row) == (seed2, row2)
+        assert np.array_equal(actions, actions2)
+    assert actions.tolist() == [[6, 106], [7, 107], [8, 108]]
+    tape.forget_before(1_000)
+    assert [seed for seed, _, _ in tape.segments()] == [33]
+
+
+PLAY_ALL = """
+import hashlib, sys
+import numpy as np
+from wrappers import AtariGames
+for game in sys.argv[1:]:
+    games = AtariGames(game, 1)
+    digest = hashlib.sha256(games.reset(5).tobytes())
+    generator = np.random.default_rng(1)
+    for _ in range(60):
+        games.send(generator.integers(games.num_actions, size=1))
+        step = games.receive()
+        digest.update(step.frames.tobytes() + step.rewards.tobytes() + step.terminals.tobytes())
+    print(game, digest.hexdigest(), flush=True)
+    games.close()
+"""
+
+
+def test_the_same_seeds_and_actions_give_the_same_bytes_in_all_49_games_of_the_paper() -> None:
+    """Twice, in two processes at once: what lets a checkpoint keep a tape instead of the frames."""
+    command = [sys.executable, "-c", PLAY_ALL, *paper_games()]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    first, second = (process.communicate()[0].splitlines() for process in processes)
+    assert len(first) == 49
+    assert len({line.split()[1] for line in first}) == 49
+    assert first == second

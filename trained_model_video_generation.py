@@ -1,0 +1,111 @@
+"""Film a trained network at play: python trained_model_video_generation.py --state-dict model.pt"""
+
+import signal
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from errors import UsageError, exit_with
+from evaluate import EPSILON, EpsilonGreedyPlayer
+from film import FRAMES_PER_SECOND, GIF_FRAMES_PER_SECOND, Film, Window, open_game, shots
+from model import QNetwork, load_network
+from panel import SCALE, Panel
+from wrappers import MAX_EMULATOR_SEED, FilmedGame, display_name
+
+GIF_SECONDS = 15
+GIF_FRAMES = GIF_SECONDS * GIF_FRAMES_PER_SECOND
+GIF_SCALE = 2
+
+
+@dataclass
+class Config:
+    """Film a trained network at play: every emulator frame in colour, 60 per second, beside what the network sees."""
+
+    state_dict: Path
+    """The network: a state dict that a training run wrote, such as runs/.../model.pt. It knows its game."""
+    episodes: int = 1
+    """Games to film, one after the other, each from another seed."""
+    epsilon: float = EPSILON
+    """Probability of a random action (paper, evaluation: 0.05)."""
+    seed: int = 0
+    """Seed of the first game and of its random actions; the next game has the next seed."""
+    output: Path | None = None
+    """The film. Default: <game>.mp4, or <game>.gif, in the current folder."""
+    plain: bool = False
+    """The game alone, without the panel of Q-values and frames at its side."""
+    gif: bool = False
+    """A short, small GIF for a README: the first 15 seconds, 15 frames per second."""
+    show: bool = False
+    """Show it in a window too, at the game's speed."""
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be."""
+        if self.episodes < 1:
+            raise UsageError(f"--episodes {self.episodes} cannot be: it must be 1 or more")
+        if not 0 <= self.epsilon <= 1:
+            raise UsageError(f"--epsilon {self.epsilon} cannot be: it must be from 0 to 1")
+        if not 0 <= self.seed <= MAX_EMULATOR_SEED - self.episodes:
+            raise UsageError(f"--seed {self.seed} cannot be: it must be from 0 to {MAX_EMULATOR_SEED - self.episodes}")
+        suffix = ".gif" if self.gif else ".mp4"
+        if self.output and self.output.suffix != suffix:
+            raise UsageError(f"--output {self.output} must end in {suffix}" + ("" if self.gif else ", or add --gif"))
+
+
+def film(config: Config) -> Path:
+    """Play and film as `config` says; returns the film's path. Raises `UsageError`, and then there is no film."""
+    config.check()
+    network = load_network(config.state_dict)
+    game = open_game(config.state_dict, network)
+    path = config.output or Path(f"{game.rom}.gif" if config.gif else f"{game.rom}.mp4")
+    with Film(path) as film, closing(game):
+        window = Window(f"{display_name(game.rom)}, filmed") if config.show else None
+        for number in range(config.episodes):
+            if config.gif and film.frames == GIF_FRAMES:
+                break
+            score, over = film_game(config, network, game, number, film, window)
+            note = "" if over else f" after the {GIF_SECONDS} seconds of a GIF; the game is not over"
+            print(f"game {number + 1}, seed {config.seed + number}: score {score:,.0f}{note}")
+    print(f"{path}: {film.frames:,} frames, {path.stat().st_size / 1e6:.1f} MB")
+    return path
+
+
+def film_game(
+    config: Config, network: QNetwork, game: FilmedGame, number: int, film: Film, window: Window | None
+) -> tuple[float, bool]:
+    """Film one game, or as much of it as a GIF holds; returns its score, and whether it was played to its end."""
+    seed = config.seed + number
+    player = EpsilonGreedyPlayer(network, epsilon=config.epsilon, seed=seed)
+    scale = GIF_SCALE if config.gif else SCALE
+    panel = Panel(display_name(game.rom), game.action_names, scale=scale, plain=config.plain)
+    for shot in shots(player, game, seed=seed):
+        panel.update(shot.state, player.q_values[0], shot.action, shot.score)
+        # Many games draw a sprite in every other frame only: where frames are left out, take the maximum of two.
+        screens = [np.maximum.reduce(shot.screens[-2:])] if config.gif else shot.screens
+        for screen in screens:
+            picture = panel.picture(screen)
+            film.add(picture)
+            if window:
+                if "q" in window.pressed():
+                    raise KeyboardInterrupt
+                window.show(picture, GIF_FRAMES_PER_SECOND if config.gif else FRAMES_PER_SECOND)
+        if shot.over or (config.gif and film.frames == GIF_FRAMES):
+            break
+    return shot.score, shot.over
+
+
+def main() -> None:
+    """The command line."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a killed film leaves nothing behind either
+    try:
+        film(tyro.cli(Config))
+    except KeyboardInterrupt:
+        print("\nStopped before the end: no film was written.", file=sys.stderr)
+        sys.exit(130)  # as shells report Ctrl-C
+
+
+if __name__ == "__main__":
+    exit_with(main)
