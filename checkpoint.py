@@ -70,9 +70,8 @@ def load_file(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except Exception as error:  # torch.load raises a different type for each way in which a file can be broken
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{path} is truncated or no file of this project ({reason})") from None
+    except Exception:  # torch.load raises a different type for each way in which a file can be broken
+        raise UsageError(f"{path} is truncated or was not written by this project") from None
 
 
 class CheckpointFile:

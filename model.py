@@ -12,6 +12,7 @@ from checkpoint import load_file
 from errors import UsageError
 
 HISTORY_FRAMES = 4  # run_gpu: hist_len
+MAX_ACTIONS = 18  # the joystick's nine positions, each with and without the button
 FRAME_SIZE = 84  # run_gpu: preproc net_downsample_2x_full_y, 84x84
 
 
@@ -78,10 +79,13 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> QNetwork:
     described = state_dict.get("_extra_state") if isinstance(state_dict, dict) else None
     if not isinstance(described, dict) or not {"game", "num_actions", "input"} <= described.keys():
         raise UsageError(f"{path} is not a state dict of this project: it does not say its game and shape")
+    num_actions = described["num_actions"]
+    if not (isinstance(num_actions, int) and 1 <= num_actions <= MAX_ACTIONS):
+        raise UsageError(f"{path} is not a state dict of this project: no Atari game has {num_actions} actions")
     try:
-        network = QNetwork(str(described["game"]), int(described["num_actions"]))
+        network = QNetwork(str(described["game"]), num_actions)
         network.load_state_dict(state_dict)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{path} is a state dict of another network: {reason}") from None
     return network.to(device).eval()

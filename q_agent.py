@@ -91,7 +91,7 @@ class QAgent:
         self._minibatch_size = minibatch_size
         self._loss_sum = torch.zeros((), device=self.device)
         self._updates_since_loss = 0
-        self._run: Callable[..., Any] = _Graphs(self._tensors) if self.device.type == "cuda" else _run_eagerly
+        self._run: Callable[..., Any] = _Graphs(self._tensors) if self.device.type == "cuda" else self._run_eagerly
 
     def act(self, epsilon: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """An epsilon-greedy action for each environment, (num_envs,) int64, in the states newest in the memory.
@@ -137,6 +137,9 @@ class QAgent:
         """Whether every weight and the loss are finite; waits for the device."""
         return bool(torch.isfinite(self.optimizer.weights.sum() + self._loss_sum))
 
+    def _run_eagerly(self, function: Callable[..., Any], *inputs: Tensor) -> Any:
+        return function(*(tensor.to(self.device) for tensor in inputs))
+
     @torch.no_grad()
     def _greedy_actions(self, frame_indices: Tensor) -> Tensor:
         return self.online_network(self._memory.gather(frame_indices)).argmax(1)
@@ -176,10 +179,6 @@ class QAgent:
         for name, tensor in self._tensors().items():
             tensor.copy_(state[name])
         self._updates_since_loss = state["updates_since_loss"]
-
-
-def _run_eagerly(function: Callable[..., Any], *inputs: Tensor) -> Any:
-    return function(*inputs)
 
 
 class _Graphs:
@@ -230,7 +229,8 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: what is larger than a GiB is still mapped on its own
+        # M_MMAP_THRESHOLD: what is larger is still mapped on its own. Older versions refuse more than 32 MiB.
+        _ = mallopt(-3, 2**30) or mallopt(-3, 2**25)
 
 
 def choose_device(name: str) -> torch.device:
@@ -247,4 +247,6 @@ def choose_device(name: str) -> torch.device:
         raise UsageError(f"--device {name} is not there; this machine has: {usable}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {name} is not there; this machine has {torch.cuda.device_count()} CUDA device(s)")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams and graphs are the current device's
     return device

@@ -183,9 +183,12 @@ def _check_size(size: int, num_envs: int, device: torch.device) -> None:
     available = _available_bytes(device)
     if size * BYTES_PER_TRANSITION > available:
         fits = available // BYTES_PER_TRANSITION // num_envs * num_envs
+        way_out = (
+            f"at most --replay-size {fits} fits" if fits >= MINIMUM_ROWS * num_envs else "not even the smallest fits"
+        )
         raise UsageError(
             f"--replay-size {size:,} needs {size * BYTES_PER_TRANSITION / 1e9:.1f} GB, and {device} has "
-            f"{available / 1e9:.1f} GB free; at most --replay-size {fits} would fit"
+            f"{available / 1e9:.1f} GB free; {way_out}"
         )
 
 
@@ -195,6 +198,6 @@ def _available_bytes(device: torch.device) -> int:
     available = int(psutil.virtual_memory().available)
     limit = Path("/sys/fs/cgroup/memory.max")  # a container's own limit, where there is one
     if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        available = min(available, int(text) - used)
-    return available
+        statistics = dict(line.split() for line in limit.with_name("memory.stat").read_text().splitlines())
+        available = min(available, int(text) - int(statistics["anon"]))
+    return max(available, 0)

@@ -288,16 +288,16 @@ class Tape:
             yield seed, row, np.frombuffer(bytes(actions), np.uint8).reshape(-1, self._num_envs)
 
     def state_dict(self) -> dict[str, Any]:
-        """The segments as plain lists, one byte per action."""
+        """The segments: seeds, first rows, and actions as flat uint8 arrays."""
         return {
             "seeds": [seed for seed, _, _ in self._segments],
             "rows": [row for _, row, _ in self._segments],
-            "actions": [bytes(actions) for _, _, actions in self._segments],
+            "actions": [np.array(actions, np.uint8) for _, _, actions in self._segments],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self._segments = [
-            (seed, row, bytearray(actions))
+            (seed, row, bytearray(actions.tobytes()))
             for seed, row, actions in zip(state["seeds"], state["rows"], state["actions"], strict=True)
         ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -22,17 +23,17 @@ from q_agent_train import Config, train
 
 # Past the memory's wrap-around, across several evaluations with their fresh seeds, a checkpoint every half second.
 SMALL = Config(
-    game="Pong",
+    game="RoadRunner",  # its games are short
     num_envs=4,
-    replay_size=1_200,
-    replay_start_size=400,
+    replay_size=480,
+    replay_start_size=240,
     minibatch_size=4,
     target_update_frequency=300,
-    epsilon_decay_steps=2_000,
-    evaluate_every=1_500,
+    epsilon_decay_steps=1_000,
+    evaluate_every=600,
     evaluation_games=1,
     save_every_games=1,
-    steps=9_000,
+    steps=2_600,
     games=1_000,
     checkpoint_minutes=0.5 / 60,
     device="cpu",
@@ -53,9 +54,7 @@ def start(config: Config) -> int:
     process = os.fork()
     if process:
         return process
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
+    sys.stdout = sys.stderr = open(os.devnull, "w")
     close = training.Training.close
 
     def close_and_tell(self: training.Training) -> None:
@@ -72,6 +71,15 @@ def start(config: Config) -> int:
         os._exit(status)
 
 
+def hashed(value: Any) -> Any:
+    """The same with every tensor in it replaced by its digest, so that == compares all of it."""
+    if isinstance(value, torch.Tensor):
+        return hashlib.sha256(value.numpy().tobytes()).hexdigest()
+    if isinstance(value, dict):
+        return {key: hashed(item) for key, item in value.items()}
+    return [hashed(item) for item in value] if isinstance(value, list) else value
+
+
 def end_of(run_dir: Path) -> dict[str, Any]:
     """All that a run ended with and that must not depend on interruptions."""
     state, fault = CheckpointFile(run_dir).load()
@@ -82,12 +90,7 @@ def end_of(run_dir: Path) -> dict[str, Any]:
     end["memory"] = (run_dir / "memory.sha256").read_text()
     for name in ("model.pt", "best.pt"):
         end[name] = hashlib.sha256((run_dir / name).read_bytes()).hexdigest()
-    for name, value in state["training"].items():
-        end[name] = value
-    end["agent"] = {
-        name: value if isinstance(value, int) else hashlib.sha256(value.numpy().tobytes()).hexdigest()
-        for name, value in state["training"]["agent"].items()
-    }
+    end |= {name: hashed(value) for name, value in state["training"].items()}
     return end
 
 

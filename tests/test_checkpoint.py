@@ -115,6 +115,6 @@ def test_a_broken_file_is_one_clear_line(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"", whole[:1_000], b"not a file of torch's"):
         path.write_bytes(content)
-        with pytest.raises(UsageError, match="truncated or no file") as caught:
+        with pytest.raises(UsageError, match="is truncated or was not") as caught:
             load_file(path)
         assert "\n" not in str(caught.value)

@@ -1,10 +1,10 @@
-"""The agent learns: a corridor that only pays for those who think ahead, played and learned in seconds."""
+"""RMSProp against the Lua lines in NumPy, and a corridor, learned in seconds, that pays those who think ahead."""
 
 import numpy as np
 import torch
 
 from model import QNetwork
-from q_agent import QAgent
+from q_agent import QAgent, RMSProp
 from replay_memory import ReplayMemory
 
 CELLS = 4
@@ -43,18 +43,65 @@ def played(size: int) -> ReplayMemory:
     return memory
 
 
-def test_learns_to_pass_up_a_small_reward_for_a_later_large_one() -> None:
-    memory, generator = played(500), np.random.default_rng(1)
+def new_agent(memory: ReplayMemory, learning_rate: float) -> QAgent:
     torch.manual_seed(1)
-    agent = QAgent(
+    return QAgent(
         QNetwork("corridor", 2),
         memory,
-        learning_rate=0.0005,
+        learning_rate=learning_rate,
         rmsprop_decay=0.95,
         rmsprop_minimum=0.01,
         discount=DISCOUNT,
         minibatch_size=16,
     )
+
+
+def lua_step(
+    w: np.ndarray, d: np.ndarray, g: np.ndarray, v: np.ndarray, learning_rate: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One update of qLearnMinibatch in float64: d points where the value rises, as there."""
+    g = 0.95 * g + 0.05 * d
+    v = 0.95 * v + 0.05 * d * d
+    return w + learning_rate * d / np.sqrt(v - g * g + 0.01), g, v
+
+
+def test_rmsprop_is_the_lua_one_in_numpy() -> None:
+    generator = np.random.default_rng(0)
+    parameters = [
+        torch.nn.Parameter(torch.randn(3, 4, 5, 5).contiguous(memory_format=torch.channels_last)),
+        torch.nn.Parameter(torch.randn(6)),
+    ]
+    expected = [parameter.detach().double().numpy().copy() for parameter in parameters]
+    means = [(np.zeros(p.shape), np.zeros(p.shape)) for p in parameters]
+    optimizer = RMSProp(parameters, learning_rate=0.01, decay=0.95, minimum=0.01)
+    for step in range(40):
+        optimizer.zero_grad()
+        for i, parameter in enumerate(parameters):
+            gradient = generator.normal(0.01 * step, 0.3, parameter.shape)
+            assert parameter.grad is not None
+            parameter.grad.add_(torch.from_numpy(gradient))
+            expected[i], *mean = lua_step(expected[i], -gradient, *means[i], learning_rate=0.01)
+            means[i] = (mean[0], mean[1])
+        optimizer.step()
+        for parameter, value in zip(parameters, expected, strict=True):
+            np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=2e-5, atol=2e-5)
+
+
+def test_one_update_moves_the_weights_as_lua_would() -> None:
+    memory = played(100)
+    agent = new_agent(memory, learning_rate=0.00025)
+    before = agent.optimizer.weights.double().numpy().copy()
+    agent.learn(memory.sample(16, np.random.default_rng(0)))
+    d = -agent.optimizer.gradient.double().numpy()
+    expected, g, v = lua_step(before, d, np.zeros_like(d), np.zeros_like(d), learning_rate=0.00025)
+    np.testing.assert_allclose(agent.optimizer.weights.numpy(), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(agent.optimizer.gradient_mean.numpy(), -g, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(agent.optimizer.squared_gradient_mean.numpy(), v, rtol=1e-5, atol=1e-9)
+
+
+def test_learns_to_pass_up_a_small_reward_for_a_later_large_one() -> None:
+    memory, generator = played(500), np.random.default_rng(1)
+    agent = new_agent(memory, learning_rate=0.0005)
     losses: list[float | None] = []
     for _ in range(12):
         for _ in range(UPDATES_PER_TARGET // 2):

@@ -312,6 +312,6 @@ def test_size_too_large_for_the_machine_names_what_fits() -> None:
     total = psutil.virtual_memory().total
     with pytest.raises(UsageError, match="GB") as error:
         ReplayMemory(total // 7_000 // 7 * 7 * 2, 7)
-    fits = int(re.findall(r"--replay-size (\d+) would fit", str(error.value))[0])
+    fits = int(re.findall(r"--replay-size (\d+) fits", str(error.value))[0])
     assert fits % 7 == 0
     assert 0 < fits * 7_063 < total

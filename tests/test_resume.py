@@ -22,7 +22,7 @@ from checkpoint import CheckpointFile
 from q_agent_train import Config
 
 ROOT = Path(__file__).parent.parent
-TINY = replace(SMALL, steps=2_400, evaluate_every=1_000)
+TINY = replace(SMALL, steps=1_200, replay_size=320)
 
 
 def flags(config: Config) -> list[str]:
@@ -69,13 +69,13 @@ def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(
     tmp_path: Path, num_envs: int, kills: int
 ) -> None:
     """Past the memory's wrap-around and across evaluations; half of the kills inside the writing of a checkpoint."""
-    small = replace(SMALL, num_envs=num_envs, steps=6_000)
+    small = replace(SMALL, num_envs=num_envs)
     whole = finish(replace(small, run_dir=tmp_path / "whole"))
     config = replace(small, run_dir=tmp_path / "killed")
     assert interrupt(config, kills, np.random.default_rng(num_envs), longest_seconds=4.0) >= 1
     assert differences(whole, tmp_path / "killed") == []
     with open(whole / "evaluations.csv", newline="") as file:
-        assert [int(row["agent_step"]) for row in csv.DictReader(file)] == [1_500, 3_000, 4_500, 6_000]
+        assert [int(row["agent_step"]) for row in csv.DictReader(file)] == [600, 1_200, 1_800, 2_400]
 
 
 def test_tensorboard_and_games_csv_hold_each_game_once_after_interruptions(tmp_path: Path) -> None:
@@ -92,10 +92,10 @@ def test_tensorboard_and_games_csv_hold_each_game_once_after_interruptions(tmp_p
 
 
 def test_a_lengthened_run_equals_one_that_was_long_from_the_start(tmp_path: Path, finished: Path) -> None:
-    longer = replace(TINY, steps=3_200)
+    longer = replace(TINY, steps=1_600)
     whole = finish(replace(longer, run_dir=tmp_path / "whole"))
     copy_run(finished, tmp_path / "run")
-    result = run("--run-dir", str(tmp_path / "run"), "--steps", "3200")
+    result = run("--run-dir", str(tmp_path / "run"), "--steps", "1600")
     assert result.returncode == 0, result.stderr
     assert "Playing the tape" in result.stderr
     (tmp_path / "run" / "memory.sha256").write_text((whole / "memory.sha256").read_text())
@@ -122,7 +122,7 @@ def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(tmp_path: Path, 
     state, fault = CheckpointFile(tmp_path / "run").load()
     assert fault is None
     assert 0 < state["training"]["agent_steps"] < TINY.steps
-    assert torch.load(tmp_path / "run" / "model.pt", weights_only=True)["_extra_state"]["game"] == "pong"
+    assert torch.load(tmp_path / "run" / "model.pt", weights_only=True)["_extra_state"]["game"] == "road_runner"
     result = run(*flags(config))
     assert result.returncode == 0, result.stderr
     assert "Going on at game" in result.stdout
@@ -137,7 +137,7 @@ def test_contradicting_flags_name_both_values_and_change_nothing(tmp_path: Path,
     for contradiction, expected in (
         (("--num-envs", "8"), ("--num-envs 8", "4")),
         (("--learning-rate", "0.1"), ("--learning-rate 0.1", "0.00025")),
-        (("--steps", "100"), ("--steps 100", "2400")),
+        (("--steps", "100"), ("--steps 100", "1200")),
     ):
         result = run("--run-dir", str(tmp_path / "run"), *contradiction)
         assert result.returncode == 2
@@ -197,7 +197,7 @@ def test_another_emulator_is_noticed_when_the_tape_plays_differently(tmp_path: P
     state, _ = checkpoints.load()
     state["training"]["tape"]["seeds"] = [seed + 1 for seed in state["training"]["tape"]["seeds"]]
     checkpoints.save(state)
-    result = run("--run-dir", str(tmp_path / "run"), "--steps", "2440")
+    result = run("--run-dir", str(tmp_path / "run"), "--steps", "1240")
     assert result.returncode == 0, result.stderr
     assert "not bit for bit" in result.stdout
 
@@ -206,12 +206,12 @@ def test_a_full_disk_while_running_leaves_the_last_good_checkpoint_untouched(tmp
     copy_run(finished, tmp_path / "run")
     good = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     # A limit on the size of a file stands for the disk that is full: model.pt still fits, a checkpoint does not.
-    result = run("--run-dir", str(tmp_path / "run"), "--steps", "4000", limit_bytes=10_000_000)
+    result = run("--run-dir", str(tmp_path / "run"), "--steps", "1400", limit_bytes=10_000_000)
     assert result.returncode == 1
     assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
-    assert "Last good checkpoint: agent step 2,400" in result.stderr
+    assert "Last good checkpoint: agent step 1,200" in result.stderr
     assert "Traceback" not in result.stderr
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == good
     assert not list((tmp_path / "run").glob(".*.tmp"))
-    result = run("--run-dir", str(tmp_path / "run"), "--steps", "4000")
+    result = run("--run-dir", str(tmp_path / "run"), "--steps", "1400")
     assert result.returncode == 0, result.stderr
