@@ -141,5 +141,8 @@ def _read_checked(path: Path) -> dict[str, Any]:
     archive, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
     if hashlib.sha256(archive).digest() != digest:
         raise ValueError("damaged, its checksum does not match")
-    state: dict[str, Any] = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+    except Exception:  # whole, so another version wrote it; torch raises various types
+        raise ValueError("not readable by this version") from None
     return state

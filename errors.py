@@ -13,9 +13,12 @@ class RunError(Exception):
 
 
 def exit_with(main: Callable[[], None]) -> None:
-    """Run a script's `main` and end the process: status 0, 2 for a `UsageError`, 1 for a `RunError`."""
+    """Run a script's `main` and end the process: status 0, 2 for a `UsageError`, 1 for a `RunError`, 130 for Ctrl-C."""
     try:
         main()
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)
     except (UsageError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)

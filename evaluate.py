@@ -138,6 +138,8 @@ class Config:
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be."""
+        if not self.state_dict:
+            raise UsageError("--state-dict names no file; name one or more that a training run wrote")
         if not 1 <= self.games <= MAX_GAMES:
             raise UsageError(f"--games {self.games} cannot be: it must be from 1 to {MAX_GAMES}")
         if not 0 <= self.epsilon <= 1:
@@ -146,8 +148,8 @@ class Config:
             raise UsageError(f"--minutes {self.minutes} cannot be: it must be above 0 and at most {MAX_MINUTES}")
         if not 0 <= self.seed < MAX_EMULATOR_SEED:
             raise UsageError(f"--seed {self.seed} cannot be: it must be from 0 to {MAX_EMULATOR_SEED - 1}")
-        if self.csv and not self.csv.parent.is_dir():
-            raise UsageError(f"--csv {self.csv}: the folder {self.csv.parent} is not there; make it first")
+        if self.csv and (self.csv.is_dir() or not self.csv.parent.is_dir()):
+            raise UsageError(f"--csv {self.csv} must name a file in a folder that is there")
 
 
 def check_actions(path: Path, network: QNetwork, games: Games) -> None:
@@ -159,9 +161,8 @@ def check_actions(path: Path, network: QNetwork, games: Games) -> None:
         )
 
 
-def evaluate(path: Path, config: Config) -> dict[str, Any]:
-    """Evaluate one state dict; returns its row of the table, `COLUMNS` to values, None where the paper has none."""
-    network = load_network(path)
+def evaluate(path: Path, network: QNetwork, config: Config) -> dict[str, Any]:
+    """Evaluate the network of a file; returns its row, `COLUMNS` to values, None where the paper has none."""
     games = AtariGames(network.game, config.games, max_frames_per_game=round(config.minutes * FRAMES_PER_MINUTE))
     try:
         check_actions(path, network, games)
@@ -188,19 +189,25 @@ def evaluate(path: Path, config: Config) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as aligned text."""
-    cells = [[column.replace("_", " ") for column in COLUMNS]]
-    cells += [[_cell(column, row[column]) for column in COLUMNS] for row in rows]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+    """The rows as text: a block of lines for each network."""
+    return "\n\n".join(_block(row) for row in rows)
 
 
-def _cell(column: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, str | int):
-        return str(value)
-    return f"{value:.0f}%" if column == "normalised" else f"{value:,.1f}"
+def _block(row: dict[str, Any]) -> str:
+    lines = [
+        f"{row['state_dict']}: {row['game']}, {row['games']} games",
+        f"  mean {row['mean']:,.1f}, standard deviation {row['standard_deviation']:,.1f}, "
+        f"95% interval of the mean {row['interval_low']:,.1f} to {row['interval_high']:,.1f}",
+        f"  minimum {row['minimum']:,.1f}, median {row['median']:,.1f}, maximum {row['maximum']:,.1f}",
+    ]
+    if row["normalised"] is None:
+        lines.append("  the paper does not list this game")
+    else:
+        lines.append(
+            f"  paper: DQN {row['dqn_nature']:,.1f}, human {row['human']:,.1f}, random {row['random']:,.1f}; "
+            f"normalised score {row['normalised']:.0f}%"
+        )
+    return "\n".join(lines)
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -218,7 +225,8 @@ def main() -> None:
     """The command line."""
     config = tyro.cli(Config)
     config.check()
-    rows = [evaluate(path, config) for path in config.state_dict]
+    networks = [load_network(path) for path in config.state_dict]  # all of them before the first is played
+    rows = [evaluate(path, network, config) for path, network in zip(config.state_dict, networks, strict=True)]
     print(table(rows))
     if config.csv:
         _write_csv(config.csv, rows)

@@ -29,10 +29,10 @@ class Pace:
         (began, steps, _), (now, steps_now, _) = self._marks[0], self._mark()
         return (steps_now - steps) / max(now - began, 1e-9)
 
-    def show(self, bar: "tqdm[None]", epsilon: float) -> None:
-        """Refresh the line when it is older than `REFRESH_SECONDS`."""
+    def show(self, bar: "tqdm[None]", epsilon: float, at_once: bool = False) -> None:
+        """Refresh the line when it is older than `REFRESH_SECONDS`, or at once."""
         now, steps, games = mark = self._mark()
-        if now - self._marks[-1][0] < REFRESH_SECONDS and len(self._marks) > 1:
+        if now - self._marks[-1][0] < REFRESH_SECONDS and len(self._marks) > 1 and not at_once:
             return
         self._marks.append(mark)
         while now - self._marks[0][0] > WINDOW_SECONDS and len(self._marks) > 2:

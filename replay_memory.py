@@ -1,5 +1,6 @@
 """The replay memory: every frame once, stacked into states when they are sampled."""
 
+import gc
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ FRAME_BYTES = FRAME_SIZE * FRAME_SIZE
 BYTES_PER_TRANSITION = FRAME_BYTES + 1 + 4 + 1 + 1  # frame, action, reward, terminal, age
 MINIMUM_ROWS = HISTORY_FRAMES + 4  # per environment: a state's history, its successor, and a few to choose from
 FINGERPRINT_FRAMES = 1_000
+CUDA_RESERVE_BYTES = 10**9  # for the networks, the graphs and their work space
 
 # A sampled transition is a window of frames: the four of the state and the one after it.
 WINDOW = np.arange(-(HISTORY_FRAMES - 1), 2)
@@ -46,7 +48,7 @@ class ReplayMemory:
 
     def __init__(self, size: int, num_envs: int, device: torch.device | str = "cpu"):
         """Allocate `size` transitions; raises `UsageError` for a size that cannot be sampled from or does not fit."""
-        _check_size(size, num_envs, torch.device(device))
+        check_size(size, num_envs, torch.device(device))
         self.num_envs = num_envs
         self.num_rows = size // num_envs
         self.device = torch.device(device)
@@ -169,7 +171,8 @@ class ReplayMemory:
         return digest.hexdigest()
 
 
-def _check_size(size: int, num_envs: int, device: torch.device) -> None:
+def check_size(size: int, num_envs: int, device: torch.device) -> None:
+    """Raise `UsageError` for a size that cannot be divided, sampled from, or held in the device's memory."""
     if size % num_envs:
         raise UsageError(
             f"--replay-size {size:,} is not a multiple of --num-envs {num_envs}; the nearest that is: "
@@ -194,8 +197,13 @@ def _check_size(size: int, num_envs: int, device: torch.device) -> None:
 
 def _available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        gc.collect()  # a memory of an earlier run in this process may still be waiting for it
+        torch.cuda.empty_cache()
+        return int(torch.cuda.mem_get_info(device)[0]) - CUDA_RESERVE_BYTES
+    gc.collect()
     available = int(psutil.virtual_memory().available)
+    if device.type == "mps":
+        available = min(available, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
     limit = Path("/sys/fs/cgroup/memory.max")  # a container's own limit, where there is one
     if limit.exists() and (text := limit.read_text().strip()).isdigit():
         statistics = dict(line.split() for line in limit.with_name("memory.stat").read_text().splitlines())

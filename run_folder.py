@@ -1,9 +1,11 @@
 """The folder of a run: who may write in it, what grows there, and how that is cut back to a checkpoint."""
 
+import contextlib
 import csv
 import fcntl
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,21 @@ class RunFolder:
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._lock.close()
             raise UsageError(f"{path} is in use by another process; wait for it, or choose another --run-dir") from None
         self._tables: dict[str, Any] = {}
+        # TensorBoard writes in a thread of its own, which would print a traceback when the disk is full; the same error
+        # comes up again in the thread that trains, at the next value or at the next checkpoint.
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._except_in_thread
         self._events: SummaryWriter | None = None
+
+    def holds_games(self) -> bool:
+        """Whether there are games, or a table or curves that no run of this project left here."""
+        table = self.path / "games.csv"
+        foreign = bool(self._growing_files()) and not (self.path / "config.json").exists()
+        return foreign or (table.exists() and len(table.read_text().splitlines()) > 1)
 
     def lengths(self) -> dict[str, int]:
         """Bytes of each growing file, name to length, all of them on the disk."""
@@ -91,15 +103,19 @@ class RunFolder:
         try:
             write_text(self.path / "config.json", json.dumps(config, indent=2) + "\n")
         except OSError as error:
-            raise UsageError(f"{self.path} cannot be written: {error.strerror}; choose another --run-dir") from None
+            raise UsageError(f"{self.path}: {error.strerror}; make room, or choose another --run-dir") from None
 
     def close(self) -> None:
         """Close every file and let others have the folder."""
-        for table in self._tables.values():
-            table.close()
-        if self._events:
-            self._events.close()
-        self._lock.close()
+        for file in (*self._tables.values(), self._events, self._lock):
+            with contextlib.suppress(OSError):  # a full disk has been reported; what a checkpoint needs is on the disk
+                if file:
+                    file.close()
+        threading.excepthook = self._excepthook
+
+    def _except_in_thread(self, arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            self._excepthook(arguments)
 
     def _growing_files(self) -> list[Path]:
         names = ("games.csv", "evaluations.csv", "events.out.tfevents.*")

@@ -13,10 +13,10 @@ import torch
 from errors import UsageError
 from model import FRAME_SIZE, HISTORY_FRAMES, QNetwork
 from q_agent import QAgent
-from replay_memory import MINIMUM_ROWS, ReplayMemory
+from replay_memory import ReplayMemory
 from wrappers import MAX_EMULATOR_SEED, AtariGames, FinishedGame, Step, Tape
 
-RESEED_STEPS = 250_000  # agent steps between fresh seeds for the emulators where evaluation is off
+RESEED_STEPS = 250_000  # agent steps between fresh seeds for the emulators: the places where a tape can start
 HELD_OUT_STATES = 500  # run_gpu: valid_size
 EVALUATION_SEEDS = 1  # names a stream of seeds that training itself never draws from
 
@@ -62,7 +62,7 @@ class Hyperparameters:
     evaluation_games: int = 30
     """Games per evaluation (paper, Methods: Evaluation procedure)."""
     deterministic: bool = False
-    """On a GPU, use only kernels that always give the same bits, at some cost; a CPU always does."""
+    """On a GPU, use only kernels that always give the same bits, at some cost. A CPU always does."""
 
     def epsilon(self, agent_steps: np.ndarray) -> np.ndarray:
         """Probability of a random action at each agent step (count,) int64; float64 (NeuralQLearner.lua, eGreedy)."""
@@ -94,13 +94,7 @@ class Hyperparameters:
             self.replay_start_size,
             f"at least one step of each environment, {self.num_envs}",
         )
-        shortest = MINIMUM_ROWS * self.num_envs
-        _require(
-            self.evaluate_every == 0 or self.evaluate_every >= shortest,
-            "evaluate_every",
-            self.evaluate_every,
-            f"0 for never, or {shortest} and more",
-        )
+        _require(self.evaluate_every >= 0, "evaluate_every", self.evaluate_every, "0 for never, or more")
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -145,7 +139,8 @@ class Training:
         self.games_finished = 0
         self.recent_scores: deque[float] = deque(maxlen=100)
         self.held_out_states: np.ndarray | None = None
-        self._reseeds = 0  # how many multiples of the period have had their evaluation and fresh seed
+        self.evaluations = 0  # evaluations done: they draw from seeds of their own
+        self._reseeds = 0
 
     def begin(self) -> None:
         """Start a new run: every game from its first seed."""
@@ -175,21 +170,23 @@ class Training:
         return step.finished
 
     @property
-    def reseed_is_due(self) -> bool:
-        """Whether the time has come for an evaluation, where there are any, and for `reseed`."""
-        return self._reseeds < self.agent_steps // (self.parameters.evaluate_every or RESEED_STEPS)
+    def evaluation_is_due(self) -> bool:
+        """Whether the time has come for an evaluation, after which the caller adds one to `evaluations`."""
+        period = self.parameters.evaluate_every
+        return period > 0 and self.evaluations < self.agent_steps // period
 
-    def reseed(self) -> None:
-        """Break off the games and start new ones from a fresh seed, as the released code does at each evaluation.
+    def reseed_when_due(self) -> None:
+        """Every `RESEED_STEPS`, break off the games and start new ones from a fresh seed.
 
-        Uninterrupted runs do it too: these are the places from which a tape can be played.
+        The released code starts anew at each evaluation, as often. Uninterrupted runs do it too.
         """
-        self._reseeds += 1
-        self.memory.restart_games(self._seeded_games())
+        if self._reseeds < self.agent_steps // RESEED_STEPS:
+            self._reseeds += 1
+            self.memory.restart_games(self._seeded_games())
 
     def evaluation_seed(self) -> int:
         """A seed for the evaluation due now, a function of the run's seed and the agent step alone."""
-        sequence = np.random.SeedSequence((self.parameters.seed, EVALUATION_SEEDS, self._reseeds))
+        sequence = np.random.SeedSequence((self.parameters.seed, EVALUATION_SEEDS, self.evaluations))
         return int(sequence.generate_state(1)[0]) % MAX_EMULATOR_SEED
 
     def mean_max_q(self) -> float | None:
@@ -226,6 +223,7 @@ class Training:
             "games_finished": self.games_finished,
             "recent_scores": list(self.recent_scores),
             "held_out_states": held_out,
+            "evaluations": self.evaluations,
             "reseeds": self._reseeds,
         }
 
@@ -245,6 +243,7 @@ class Training:
         if state["held_out_states"] is not None:
             pixels = np.frombuffer(zlib.decompress(state["held_out_states"].numpy().tobytes()), np.uint8)
             self.held_out_states = pixels.reshape(-1, HISTORY_FRAMES, FRAME_SIZE, FRAME_SIZE).copy()
+        self.evaluations = state["evaluations"]
         self._reseeds = state["reseeds"]
         self._expected_fingerprint = state["fingerprint"]
         for number, (seed, row, segment) in enumerate(self.tape.segments()):

@@ -1,7 +1,6 @@
 """Atari as the paper plays it: many games at once for training, one with all its frames for films, and the tape."""
 
 import difflib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from gymnasium.wrappers import AtariPreprocessing
 
 from errors import UsageError
 from model import FRAME_SIZE
+from nature_scores import game_key
 
 FRAMES_PER_STEP = 4  # run_gpu: actrep
 MAX_FRAMES_PER_GAME = 108_000  # 30 minutes: ALE's own limit in training
@@ -27,11 +27,10 @@ def rom_name(game: str) -> str:
 
     Raises `UsageError` with the nearest names when there is none.
     """
-    bare = re.sub(r"(NoFrameskip|Deterministic)?(-v\d+)?$", "", game.strip().removeprefix("ALE/"))
     # The few ROMs that Gymnasium does not register are for two players only.
     single_player = (rom for rom in roms.get_all_rom_ids() if f"ALE/{display_name(rom)}-v5" in gym.registry)
     known = {rom.replace("_", ""): rom for rom in single_player}
-    key = bare.replace("_", "").lower()
+    key = game_key(game)
     if key in known:
         return str(known[key])
     nearest = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
@@ -100,8 +99,8 @@ class _ScoreKeeper:
     ) -> Step:
         self._scores += rewards
         self._lengths_steps += 1
-        # At a game's end `lives` already counts the next game's, so the end itself must be named.
-        terminals = over | (lives < self._lives)
+        # Where a game ended, `lives` already counts the next game's. A time limit is no terminal.
+        terminals = over | (~cut & (lives < self._lives))
         self._lives = lives.copy()
         ended = over | cut
         finished = [

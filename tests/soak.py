@@ -40,6 +40,9 @@ SMALL = Config(
 )
 
 
+RESEED_STEPS = 400  # instead of 250,000, so that a small run crosses several fresh seeds
+
+
 def memory_digest(memory: Any) -> str:
     """SHA-256 of every byte that the replay memory holds."""
     digest = hashlib.sha256(memory.frames.cpu().numpy().tobytes())
@@ -55,6 +58,7 @@ def start(config: Config) -> int:
     if process:
         return process
     sys.stdout = sys.stderr = open(os.devnull, "w")
+    training.RESEED_STEPS = RESEED_STEPS
     close = training.Training.close
 
     def close_and_tell(self: training.Training) -> None:

@@ -240,29 +240,30 @@ def test_same_seed_same_weights() -> None:
     assert not torch.equal(first, learned_weights(seed=6))
 
 
-def test_reseeding_is_due_at_each_multiple_once_and_new_seeds_are_drawn() -> None:
-    training = started(tiny(1, game="pong", replay_start_size=1000, evaluate_every=16))
+def test_games_are_reseeded_at_each_multiple_once_whatever_the_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.RESEED_STEPS", 16)
+    training = started(tiny(1, game="pong", replay_start_size=1000, evaluate_every=20))
     due, evaluation_seeds = [], []
     for _ in range(50):
         training.step()
-        if training.reseed_is_due:
+        if training.evaluation_is_due:
             due.append(training.agent_steps)
             evaluation_seeds.append(training.evaluation_seed())
-            training.reseed()
-        assert not training.reseed_is_due
-    assert due == [16, 32, 48]
+            training.evaluations += 1
+        assert not training.evaluation_is_due
+        training.reseed_when_due()
+        training.reseed_when_due()
+    assert due == [20, 40]
     segments = list(training.tape.segments())
     assert [(row, len(actions)) for _, row, actions in segments] == [(0, 16), (16, 16), (32, 16), (48, 2)]
-    assert len({seed for seed, _, _ in segments} | set(evaluation_seeds)) == 7
+    assert len({seed for seed, _, _ in segments} | set(evaluation_seeds)) == 6
     training.close()
 
 
-def test_without_evaluation_games_are_reseeded_all_the_same() -> None:
+def test_without_evaluation_none_is_ever_due() -> None:
     training = Training(tiny(1, game="pong", evaluate_every=0), torch.device("cpu"))
-    training.agent_steps = RESEED_STEPS - 1
-    assert not training.reseed_is_due
-    training.agent_steps = RESEED_STEPS
-    assert training.reseed_is_due
+    training.agent_steps = 10 * RESEED_STEPS
+    assert not training.evaluation_is_due
     training.close()
 
 
@@ -282,7 +283,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "epsilon_end": (-0.1, 1.1, NAN, -INF),
     "epsilon_decay_steps": (0, -1),
     "sticky_actions": (-0.1, 1.1, NAN, INF),
-    "evaluate_every": (-1, 1, 255),
+    "evaluate_every": (-1, -250_000),
     "evaluation_games": (0, -1),
     "seed": (-1, 2**32),
 }

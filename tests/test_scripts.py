@@ -1,0 +1,164 @@
+"""The training script as a user runs it: on the real Breakout, with every kind of bad input, and from a notebook."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from soak import SMALL
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from errors import RunError
+from model import load_network
+from q_agent_train import Config, train
+
+ROOT = Path(__file__).parent.parent
+SIZES = ("--replay-size", "1600", "--replay-start-size", "320", "--minibatch-size", "4", "--evaluate-every", "0")
+
+
+def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "q_agent_train.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def breakout(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """A small run of the script with its own game, Breakout, in an empty folder."""
+    folder = tmp_path_factory.mktemp("user")
+    flags = ("--save-every-games", "10", "--epsilon-end", "1", "--games", "35", "--num-envs", "8")
+    return run(*SIZES, *flags, cwd=folder), folder
+
+
+def test_a_run_of_breakout_leaves_what_the_readme_says(
+    breakout: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    result, folder = breakout
+    assert result.returncode == 0, result.stderr
+    (run_dir,) = (folder / "runs").iterdir()
+    assert re.fullmatch(r"breakout-\d{8}-\d{6}-seed0", run_dir.name)
+    assert json.loads((run_dir / "config.json").read_text())["replay_size"] == 1600
+    with open(run_dir / "games.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert 35 <= len(rows) < 35 + 8
+    assert [int(row["game"]) for row in rows] == list(range(1, len(rows) + 1))
+    assert all(int(row["frames"]) == 4 * int(row["agent_step"]) for row in rows)
+    assert all(100 < int(row["length_steps"]) < 1_000 for row in rows)
+    assert 0.3 < sum(float(row["score"]) for row in rows) / len(rows) < 4  # the paper's random play: 1.7
+    assert sorted(path.name for path in (run_dir / "state_dicts").iterdir()) == [
+        f"game_{number:06d}.pt" for number in range(10, len(rows) + 1, 10)
+    ]
+    assert load_network(run_dir / "model.pt").game == "breakout"
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
+    assert len(events.Scalars("score")) == len(rows)
+
+
+def test_the_progress_line_and_the_end_say_what_a_user_needs(
+    breakout: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    result, _ = breakout
+    last = re.split(r"[\r\n]", result.stderr.strip())[-1]
+    assert re.search(
+        r"100%.*game 3\d, mean of last 3\d: \d\.\d, epsilon 1\.000, step [\d,]+, [\d,]+ steps/s, 0:00:00 left", last
+    )
+    command = re.search(r"python trained_model_video_generation.py --state-dict (\S+)", result.stdout)
+    assert command is not None
+    assert command[1].endswith("model.pt")
+
+
+def test_tensorboard_gets_the_loss_and_the_held_out_states_value(tmp_path: Path) -> None:
+    result = run(*SIZES, "--steps", "10016", "--save-every-games", "1000", "--run-dir", str(tmp_path / "run"))
+    assert result.returncode == 0, result.stderr
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    for name in ("loss", "mean_q_held_out", "steps_per_second"):
+        assert [event.step for event in events.Scalars(name)] == [10_016]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--game", "Breakuot"), "did you mean Breakout"),
+        (("--num-envs", "0"), "--num-envs 0"),
+        (("--replay-size", "1601"), "not a multiple of --num-envs"),
+        (("--replay-size", "32"), "too small to sample from"),
+        (("--replay-size", "32000000000"), "GB free"),
+        (("--learning-rate", "-1"), "--learning-rate -1"),
+        (("--learning-rate", "nan"), "--learning-rate nan"),
+        (("--checkpoint-minutes", "inf"), "--checkpoint-minutes inf"),
+        (("--games", "0"), "--games 0"),
+        (("--device", "abacus"), "--device abacus is not there"),
+        (("--run-dir", "/proc/run"), "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2_and_leaves_nothing(
+    tmp_path: Path, flags: tuple[str, ...], expected: str
+) -> None:
+    result = run(*flags, cwd=tmp_path)
+    assert result.returncode == 2
+    assert expected in result.stderr
+    assert [line[:6] for line in result.stderr.splitlines()] == ["error:"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused_with_those_that_are() -> None:
+    result = run("--device", "cuda")
+    assert result.returncode == 2
+    assert "this machine has: " in result.stderr
+    assert "cpu" in result.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_file(tmp_path: Path) -> None:
+    config = replace(SMALL, learning_rate=1e30, evaluate_every=0, run_dir=tmp_path / "run")
+    with pytest.raises(RunError, match=r"no finite number.*agent step [\d,]+.*checkpoint of agent step 0"):
+        train(replace(config, checkpoint_minutes=60.0))
+    assert load_network(tmp_path / "run" / "model.pt").conv1.weight.isfinite().all()
+
+
+def test_games_that_no_checkpoint_knows_are_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "games.csv").write_text("mine\n")
+    result = run("--run-dir", str(tmp_path), *SIZES, "--steps", "400")
+    assert result.returncode == 2
+    assert "holds games but no checkpoint" in result.stderr
+    assert (tmp_path / "games.csv").read_text() == "mine\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs the right to mount a small disk")
+@pytest.mark.parametrize("kilobytes", [100, 8_000, 60_000])
+def test_a_disk_that_is_full_at_the_start_or_later_is_one_clear_line(tmp_path: Path, kilobytes: int) -> None:
+    """The smallest holds no network, the middle one no checkpoint, the largest no second one beside the first."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(tmp_path)]).returncode:
+        pytest.skip("this machine does not let tests mount a disk")
+    try:
+        result = run("--run-dir", str(tmp_path / "run"), *SIZES, "--steps", "4000", "--checkpoint-minutes", "0.005")
+        assert result.returncode == 1
+        assert "No space left on device" in result.stderr
+        assert "Traceback" not in result.stderr
+        assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_train_can_be_called_again_and_again_from_a_notebook(tmp_path: Path) -> None:
+    config = Config(
+        game="breakout",
+        num_envs=2,
+        replay_size=400,
+        replay_start_size=40,
+        minibatch_size=2,
+        steps=200,
+        evaluate_every=0,
+        run_dir=tmp_path / "run",
+    )
+    first = train(config)
+    second = train(replace(config, run_dir=tmp_path / "again"))
+    weights = [torch.load(run_dir / "model.pt", weights_only=True)["conv1.weight"] for run_dir in (first, second)]
+    assert torch.equal(*weights)
+    assert train(replace(config, steps=240)) == first
+    assert train(Config(**{**vars(config), "game": "BreakoutNoFrameskip-v4", "steps": 260})) == first
