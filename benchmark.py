@@ -110,7 +110,7 @@ def measure_stable_baselines3(config: Config) -> float:
 
     gymnasium.register_envs(ale_py)
 
-    class Clock(BaseCallback):  # type: ignore[misc]
+    class Clock(BaseCallback):
         began_learning = began = rate = 0.0
         steps = 0
 
@@ -259,12 +259,12 @@ def parts(config: Config) -> list[dict[str, Any]]:
 
 def measure_sampling(size: int) -> tuple[float, float]:
     """Bytes per transition and ms to draw and gather 8 minibatches, of a full memory of `size` transitions."""
-    memory = ReplayMemory(size, 32)
-    frames = np.random.default_rng(0).integers(256, size=(32, 84, 84), dtype=np.uint8)
+    memory = ReplayMemory(size, 16)
+    frames = np.random.default_rng(0).integers(256, size=(16, 84, 84), dtype=np.uint8)
     memory.start(0, frames)
-    nothing = np.zeros(32, np.bool_)
+    nothing = np.zeros(16, np.bool_)
     for _ in range(memory.num_rows):
-        memory.append(np.zeros(32, np.int64), np.zeros(32), nothing, nothing, frames)
+        memory.append(np.zeros(16, np.int64), np.zeros(16), nothing, nothing, frames)
     generator = np.random.default_rng(0)
     times = []
     for _ in range(50):
@@ -301,10 +301,12 @@ def _draw(path: Path, result: dict[str, Any]) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.plot(*zip(*result["environments"], strict=True), "o-", color="#0072B2")
-    left.set(xscale="log", xlabel="environments", ylabel="agent steps per second", ylim=(0, None))
+    left.set(xscale="log", xlabel="environments", ylabel="agent steps per second")
     left.set_xticks(ENVIRONMENTS, [str(count) for count in ENVIRONMENTS])
     right.plot([row[0] for row in result["memory"]], [row[2] for row in result["memory"]], "o-", color="#D55E00")
-    right.set(xscale="log", xlabel="transitions in the memory", ylabel="ms to sample 256", ylim=(0, None))
+    right.set(xscale="log", xlabel="transitions in the memory", ylabel="ms to sample 256")
+    for panel in (left, right):
+        panel.set_ylim(0, 1.1 * panel.dataLim.ymax)
     figure.savefig(path, dpi=110)
 
 

@@ -1,5 +1,6 @@
 """The figures for which a network plays: the map of its last hidden layer, and the value along one game."""
 
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,8 +41,8 @@ class Sight:
 
     @property
     def screen(self) -> np.ndarray:
-        """The screen in colour, (210, 160, 3) uint8."""
-        return np.frombuffer(zlib.decompress(self.compressed_screen), np.uint8).reshape(210, 160, 3)
+        """The screen in colour, (height, 160, 3) uint8; 210 high in most games."""
+        return np.frombuffer(zlib.decompress(self.compressed_screen), np.uint8).reshape(-1, 160, 3)
 
 
 class Watched:
@@ -68,7 +69,8 @@ class Watched:
 
         def act(states: np.ndarray) -> np.ndarray:
             nonlocal screen
-            screen = zlib.compress(self._film.screens[-1].tobytes(), 1)  # here the film still shows this very state
+            # Here the film still shows this very state; sprites that are drawn every other frame are in one of the two.
+            screen = zlib.compress(np.maximum.reduce(self._film.screens[-2:]).tobytes(), 1)
             return self._player(states)
 
         for moment in play_games(act, self._film, seed=(self.seed + game) % MAX_EMULATOR_SEED):
@@ -109,7 +111,10 @@ def draw_embedding(player: Watched, number: int) -> Figure:
     if not MINIMUM_STATES <= number <= MAXIMUM_STATES:
         raise UsageError(f"--states {number} cannot be: it must be from {MINIMUM_STATES} to {MAXIMUM_STATES}")
     sights = player.states_for_map(number)
-    points = embed(player.features(sights), player.seed)
+    features = player.features(sights)
+    if not features.std(axis=0).any():
+        raise UsageError("the last hidden layer is the same in every state: there is no map of this network to draw")
+    points = embed(features, player.seed)
     figure = Figure(figsize=(10.5, 8.4), layout="constrained")
     figure.suptitle(f"{display_name(player.game)}: last hidden layer over {number:,} states (t-SNE)")
     rows = SCREENS_ON_MAP // 2
@@ -123,12 +128,13 @@ def draw_embedding(player: Watched, number: int) -> Figure:
     bar = figure.colorbar(drawn, ax=panel, location="bottom", shrink=0.7, aspect=40, extend="both")
     bar.set_label("value (max Q)")
     bar.ax.locator_params(nbins=6)
+    digits = _digits(np.array(values))
     chosen = spread_points(points, SCREENS_ON_MAP, player.seed)
     chosen = chosen[np.argsort(points[chosen, 0])]
     for column, side in ((0, chosen[:rows]), (2, chosen[rows:])):
         for row, index in enumerate(side[np.argsort(-points[side, 1])]):
             thumb = figure.add_subplot(grid[row, column])
-            _show_screen(thumb, sights[index], f"value {sights[index].value:.3g}")
+            _show_screen(thumb, sights[index], f"value {sights[index].value:.{digits}f}")
             corner = (1, 0.5) if column == 0 else (0, 0.5)
             _connect(thumb, corner, panel, points[index])
             panel.plot(*points[index], "o", markersize=8, markerfacecolor="none", markeredgecolor="black")
@@ -157,6 +163,7 @@ def draw_value(player: Watched) -> Figure:
     values = np.array([sight.value for sight in sights])
     lost_lives = [step for step, sight in enumerate(sights) if sight.life_lost]
     chosen = turning_points(values, SCREENS_ON_CURVE)
+    digits = _digits(values)
     figure = Figure(figsize=(10.5, 6.2), layout="constrained")
     figure.suptitle(
         f"{display_name(player.game)}: value along one game" + (" (dotted: a life is lost)" if lost_lives else "")
@@ -169,7 +176,7 @@ def draw_value(player: Watched) -> Figure:
     panel.plot(chosen, values[chosen], "o", markersize=8, markerfacecolor="none", markeredgecolor="black")
     for place, step in enumerate(chosen):
         thumb = figure.add_subplot(grid[0, place])
-        _show_screen(thumb, sights[step], f"step {step:,}: {values[step]:.3g}")
+        _show_screen(thumb, sights[step], f"step {step:,}: {values[step]:.{digits}f}")
         _connect(thumb, (0.5, 0), panel, np.array([step, values[step]]))
     steps_per_second = FRAMES_PER_MINUTE / 60 / FRAMES_PER_STEP
     panel.set_xlabel(f"agent steps ({steps_per_second:.0f} per second of play)")
@@ -177,6 +184,12 @@ def draw_value(player: Watched) -> Figure:
     panel.margins(x=0.01, y=0.12)
     panel.spines["top"].set_visible(False)
     return figure
+
+
+def _digits(values: np.ndarray) -> int:
+    """Decimals that tell the values apart: two digits of how far they spread."""
+    spread = float(np.ptp(np.percentile(values, [3, 97])))
+    return min(6, max(0, 1 - math.floor(math.log10(spread)))) if spread > 0 else 3
 
 
 def _show_screen(thumb: Axes, sight: Sight, title: str) -> None:

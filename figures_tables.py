@@ -175,7 +175,9 @@ def draw_curves(runs: list[Run]) -> Figure:
         _draw_across(panels[1], [run.action_values for run in runs], BLUE, "held-out states", marker="o")
         panels[1].set_ylabel("average action value (max Q)")
     for panel in panels:
-        panel.legend(loc="upper left")
+        legend = panel.legend(loc="best")
+        for handle in legend.legend_handles:
+            handle.set_alpha(1)
         panel.set_xlabel("agent steps")
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         frames = panel.secondary_xaxis("top", functions=(lambda x: x * FRAMES_PER_STEP, lambda x: x / FRAMES_PER_STEP))
@@ -206,9 +208,12 @@ def _draw_across(panel: Axes, curves: list[Curve], color: str, name: str, marker
         return
     for curve in curves:
         panel.plot(*curve, color=color, linewidth=0.6, alpha=0.25, zorder=1)
-    limits = panel.get_ylim()  # the interval of a few runs can be far wider than the runs lie apart
-    panel.fill_between(mean.steps, mean.values - half_width, mean.values + half_width, color=color, alpha=0.2, lw=0)
-    panel.set_ylim(limits)
+    low, high = mean.values - half_width, mean.values + half_width
+    band = panel.fill_between(mean.steps, low, high, color=color, alpha=0.2, lw=0)
+    # The interval of a few runs can be far wider than the runs lie apart: the axis follows the runs.
+    band.remove()
+    panel.relim()
+    panel.add_collection(band, autolim=False)
 
 
 @dataclass
@@ -254,7 +259,7 @@ def draw_scores(bars: list[Bars]) -> Figure:
     figure = Figure(figsize=(9, 1.9 + 0.62 * len(bars)), layout="constrained")
     panel = figure.subplots()
     places = np.arange(len(bars))
-    kinds = (("this network", "measured", BLUE), ("DQN of the paper", "dqn", ORANGE))
+    kinds = (("this project", "measured", BLUE), ("DQN of the paper", "dqn", ORANGE))
     for offset, (name, field, color) in enumerate((*kinds, ("best linear learner", "best_linear", GREY)), start=-1):
         values = [getattr(bar, field) for bar in bars]
         drawn = panel.barh(places + 0.27 * offset, values, height=0.25, color=color, label=name)
@@ -264,7 +269,7 @@ def draw_scores(bars: list[Bars]) -> Figure:
     panel.axvline(100, color="black", linestyle="--", linewidth=1, zorder=0)
     panel.axvline(0, color="black", linewidth=0.8)
     panel.set_xscale("symlog", linthresh=100, linscale=1.5)  # a few games are at thousands, most below 200
-    ticks = [-1000, -100, 0, 25, 50, 75, 100, 300, 1000, 5000]
+    ticks = [-1000, -100, 0, 25, 50, 75, 100, 300, 1000, 5000, 20000, 100000]
     panel.set_xticks(ticks, [f"{tick:,}%" for tick in ticks], fontsize=10)
     panel.minorticks_off()
     low, high = panel.dataLim.intervalx

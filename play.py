@@ -36,7 +36,8 @@ SPEEDS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)
 class Config:
     """Watch a trained network play in a window, at the game's speed, take over from it, or play yourself.
 
-    Name one of --state-dict, --follow and --human.
+    Name one of --state-dict, --follow and --human. Keys: p pause, n next step, + and - speed, r new game, t take over
+    and hand back, s screenshot, q quit; arrow keys and space play.
     """
 
     state_dict: Path | None = None
@@ -77,10 +78,7 @@ class Config:
             raise UsageError(f"--follow {self.follow}: there is no such folder; name a run folder such as runs/...")
         path = self.follow / "model.pt"
         if not path.exists():
-            raise UsageError(
-                f"{path} is not there yet: a run writes it with its first checkpoint, after --checkpoint-minutes "
-                "(5 unless it was told otherwise); start this again then"
-            )
+            raise UsageError(f"{path} is not there yet: a run writes it at its start; start this again then")
         return path
 
 
