@@ -1,4 +1,8 @@
-"""One thread for PyTorch in the tests: they compare bits and count steps, and small batches gain nothing from more."""
+"""One thread for PyTorch in the tests and the scripts they start: they compare bits, and batches are small."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; the processes that tests start inherit it
 
 import torch
 

@@ -253,7 +253,14 @@ def test_closing_the_window_stops_the_film(model: Path, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_film_leaves_nothing(model: Path, tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, str(SCRIPT), "--state-dict", str(model), "--epsilon", "1", "--episodes", "1000"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
+    )
     while not any(path.stat().st_size for path in tmp_path.iterdir()):  # until the encoder writes
         time.sleep(0.05)
         assert process.poll() is None
