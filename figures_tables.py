@@ -229,18 +229,18 @@ class Bars:
 def read_bars(path: Path) -> tuple[list[Bars], list[str]]:
     """The bars of a table that evaluate.py wrote, best first, and the games that the paper does not list.
 
-    Every row has its bars; where a game has several rows, the label names the line. Raises `UsageError`.
+    Every row has its bars; where a game has several rows, the label names the file or the line. Raises `UsageError`.
     """
     columns = ("game", "mean")
-    rows = read_rows(path, columns, lambda number, row: (number, row["game"], _number(row, "mean")))
+    rows = read_rows(path, columns, lambda number, row: (_name(number, row), row["game"], _number(row, "mean")))
     keys = [game_key(game) for _, game, _ in rows]
     bars, left_out = [], []
-    for number, game, mean in rows:
+    for name, game, mean in rows:
         paper = paper_scores(game)
         if paper is None:
             left_out.append(game)
             continue
-        label = paper.game if keys.count(game_key(game)) == 1 else f"{paper.game} (line {number})"
+        label = paper.game if keys.count(game_key(game)) == 1 else f"{paper.game} ({name})"
         bars.append(
             Bars(
                 label,
@@ -252,6 +252,11 @@ def read_bars(path: Path) -> tuple[list[Bars], list[str]]:
     if not bars:
         raise UsageError(f"{path} has no score of any of the paper's 49 games; fill it with evaluate.py --csv {path}")
     return sorted(bars, key=lambda bar: -bar.measured), left_out
+
+
+def _name(number: int, row: dict[str, str]) -> str:
+    """What tells a row from others of its game: its state dict's file, or its line."""
+    return Path(row["state_dict"]).name if row.get("state_dict") else f"line {number}"
 
 
 def draw_scores(bars: list[Bars]) -> Figure:

@@ -193,7 +193,7 @@ def test_bars_are_drawn_from_top_to_bottom_with_every_row_of_a_game(tmp_path: Pa
     table.write_text(DOUBLE_ROWS)
     bars, left_out = read_bars(table)
     assert left_out == ["tetris"]
-    assert [bar.label for bar in bars] == ["Pong (line 2)", "Breakout", "Pong (line 5)"]
+    assert [bar.label for bar in bars] == ["Pong (a.pt)", "Breakout", "Pong (d.pt)"]
     panel = draw_scores(bars).axes[0]
     widths = [patch.get_width() for patch in panel.containers[0]]
     np.testing.assert_allclose(widths, [100, 50, 0], atol=1e-9)
