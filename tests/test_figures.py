@@ -199,7 +199,7 @@ def test_bars_are_drawn_from_top_to_bottom_with_every_row_of_a_game(tmp_path: Pa
     np.testing.assert_allclose(widths, [100, 50, 0], atol=1e-9)
     assert panel.containers[0].get_label() == "this project"
     names = {tick.get_text(): place for tick, place in zip(panel.get_yticklabels(), panel.get_yticks(), strict=True)}
-    assert names == {"Pong (line 2)": 0, "Breakout": 1, "Pong (line 5)": 2}
+    assert names == {"Pong (a.pt)": 0, "Breakout": 1, "Pong (d.pt)": 2}
     assert panel.yaxis_inverted()
 
 
