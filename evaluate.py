@@ -189,25 +189,33 @@ def evaluate(path: Path, network: QNetwork, config: Config) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as text: a block of lines for each network."""
-    return "\n\n".join(_block(row) for row in rows)
-
-
-def _block(row: dict[str, Any]) -> str:
-    lines = [
-        f"{row['state_dict']}: {row['game']}, {row['games']} games",
-        f"  mean {row['mean']:,.1f}, standard deviation {row['standard_deviation']:,.1f}, "
-        f"95% interval of the mean {row['interval_low']:,.1f} to {row['interval_high']:,.1f}",
-        f"  minimum {row['minimum']:,.1f}, median {row['median']:,.1f}, maximum {row['maximum']:,.1f}",
-    ]
-    if row["normalised"] is None:
-        lines.append("  the paper does not list this game")
-    else:
-        lines.append(
-            f"  paper: DQN {row['dqn_nature']:,.1f}, human {row['human']:,.1f}, random {row['random']:,.1f}; "
-            f"normalised score {row['normalised']:.0f}%"
-        )
-    return "\n".join(lines)
+    """The rows as aligned text, a line for each network; '-' where the paper has no score of the game."""
+    header = (
+        "game",
+        "games",
+        "mean",
+        "sd",
+        "min",
+        "median",
+        "max",
+        "95% interval",
+        "DQN",
+        "human",
+        "random",
+        "normalised",
+    )
+    lines = [header]
+    for row in rows:
+        numbers = {name: f"{value:,.1f}" for name, value in row.items() if isinstance(value, float)}
+        interval = f"{numbers['interval_low']} to {numbers['interval_high']}"
+        scores = [numbers[name] for name in ("mean", "standard_deviation", "minimum", "median", "maximum")]
+        paper = [numbers.get(name, "-") for name in ("dqn_nature", "human", "random")]
+        normalised = "-" if row["normalised"] is None else f"{row['normalised']:.0f}%"
+        lines.append((row["game"], str(row["games"]), *scores, interval, *paper, normalised))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    names = ["", *(row["state_dict"] for row in rows)]
+    texts = ("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(f"{text}  {name}".rstrip() for text, name in zip(texts, names, strict=True))
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -107,7 +107,11 @@ def test_the_script_prints_and_writes_a_row_for_each_network(tmp_path: Path) -> 
     assert row["normalised"] == pytest.approx(100 * (scores.mean() - 11.5) / (7_845 - 11.5))
     assert (row["dqn_nature"], row["human"], row["random"]) == (18_257, 7_845, 11.5)
     assert rows[1]["normalised"] == ""
-    assert "the paper does not list this game" in result.stdout
+    header, *lines = result.stdout.splitlines()
+    assert "95% interval" in header
+    assert f"{scores.mean():,.1f}" in lines[0]
+    assert lines[0].endswith(str(first))
+    assert lines[1].split()[-5:] == ["-", "-", "-", "-", str(second)]
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
