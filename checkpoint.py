@@ -64,10 +64,12 @@ def load_file(path: Path) -> Any:
 
     Raises `UsageError` when it is missing, unreadable, truncated, or holds anything but plain data.
     """
-    if not path.is_file():
-        raise UsageError(f"{path} is not there; name a file that a training run wrote, such as runs/.../model.pt")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{path} is not there; name a file that a training run wrote, such as runs/.../model.pt"
+        ) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except Exception:  # torch.load raises a different type for each way in which a file can be broken

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,7 @@ class Config:
             raise UsageError(f"--minutes {self.minutes} cannot be: it must be above 0 and at most {MAX_MINUTES}")
         if not 0 <= self.seed < MAX_EMULATOR_SEED:
             raise UsageError(f"--seed {self.seed} cannot be: it must be from 0 to {MAX_EMULATOR_SEED - 1}")
-        if self.csv and (self.csv.is_dir() or not self.csv.parent.is_dir()):
+        if self.csv and (os.path.isdir(self.csv) or not os.path.isdir(self.csv.parent)):
             raise UsageError(f"--csv {self.csv} must name a file in a folder that is there")
 
 

@@ -120,7 +120,7 @@ def save(figure: Figure, output: str, name: str) -> list[Path]:
     output: a folder, known by being there or by a slash at its end, for files called `name`; else their base name.
     """
     base = Path(output)
-    if base.is_dir() or output.endswith("/"):
+    if os.path.isdir(base) or output.endswith("/"):
         base /= name
     elif base.suffix in (".png", ".svg"):
         base = base.with_suffix("")

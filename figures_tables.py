@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """The run in a folder; raises `UsageError` when it is none or has no finished game."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UsageError(f"{path} is not a folder; name the folder of a run, such as runs/...")
     try:
         game = str(json.loads((path / "config.json").read_text())["game"])

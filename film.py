@@ -40,7 +40,8 @@ class Shot:
     """One agent step to look at.
 
     screens: the emulator frames (210, 160, 3) uint8 that it showed, before the first step also those of the reset.
-    state: (4, 84, 84) uint8, what the player saw. action: what it did. score: the game's so far. over: it has ended.
+    state: (4, 84, 84) uint8, what the player saw. action: what it did. score: the game's so far. over: it has ended;
+    cut: not by a game over, but at the 5 minutes of `open_game`.
     """
 
     screens: list[np.ndarray]
@@ -48,6 +49,7 @@ class Shot:
     action: int
     score: float
     over: bool
+    cut: bool
 
 
 def shots(player: Player, game: FilmedGame, *, seed: int) -> Iterator[Shot]:
@@ -64,7 +66,8 @@ def shots(player: Player, game: FilmedGame, *, seed: int) -> Iterator[Shot]:
     for moment in play_games(watched, game, seed=seed):
         score += float(moment.step.rewards[0])
         over = bool(moment.step.game_starts[0])
-        yield Shot(shown + game.screens, moment.states[0], int(moment.actions[0]), score, over)
+        cut = over and not bool(moment.step.terminals[0])
+        yield Shot(shown + game.screens, moment.states[0], int(moment.actions[0]), score, over, cut)
         shown = []
 
 
@@ -81,9 +84,9 @@ class Film:
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         if path.suffix not in (".mp4", ".gif"):
             raise UsageError(f"{path} is neither an .mp4 nor a .gif; films are one or the other")
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):
             raise UsageError(f"the folder {path.parent} of {path.name} is not there; make it first, or choose another")
-        if path.is_dir():
+        if os.path.isdir(path):
             raise UsageError(f"{path} is a folder; name a file in it")
         try:
             self._temporary.touch()

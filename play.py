@@ -1,6 +1,7 @@
 """Watch a trained network play in a window, take over from it, or play yourself: python play.py --help"""
 
 import itertools
+import os
 import signal
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -74,10 +75,10 @@ class Config:
         """The state dict to play with now; None for a person alone. Raises `UsageError` when a run has none yet."""
         if self.follow is None:
             return self.state_dict
-        if not self.follow.is_dir():
+        if not os.path.isdir(self.follow):
             raise UsageError(f"--follow {self.follow}: there is no such folder; name a run folder such as runs/...")
         path = self.follow / "model.pt"
-        if not path.exists():
+        if not os.path.exists(path):
             raise UsageError(f"{path} is not there yet: a run writes it at its start; start this again then")
         return path
 

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import math
+import numbers
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,14 @@ class Config(Hyperparameters):
     """Finished games between state dicts in state_dicts/."""
     checkpoint_minutes: float = 5.0
     """Minutes of wall time between checkpoints."""
+
+    def __post_init__(self) -> None:
+        # In a notebook 1 may stand for 1.0, 1e6 for 1_000_000, and NumPy's numbers for Python's.
+        for field in dataclasses.fields(self):
+            kind, value = type(field.default), getattr(self, field.name)
+            is_number = isinstance(value, numbers.Real) and math.isfinite(value)
+            if kind in (int, float) and is_number and kind(value) == value:
+                setattr(self, field.name, kind(value))
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be, before anything is made."""

@@ -17,7 +17,7 @@ FRAME_BYTES = FRAME_SIZE * FRAME_SIZE
 BYTES_PER_TRANSITION = FRAME_BYTES + 1 + 4 + 1 + 1  # frame, action, reward, terminal, age
 MINIMUM_ROWS = HISTORY_FRAMES + 4  # per environment: a state's history, its successor, and a few to choose from
 FINGERPRINT_FRAMES = 1_000
-CUDA_RESERVE_BYTES = 10**9  # for the networks, the graphs and their work space
+RESERVE_BYTES = 10**9  # for the networks, their work space and the libraries
 
 # A sampled transition is a window of frames: the four of the state and the one after it.
 WINDOW = np.arange(-(HISTORY_FRAMES - 1), 2)
@@ -42,8 +42,8 @@ class ReplayMemory:
 
     Row t of environment e holds the frame o_t, and once the step is done the action, the clipped reward and whether
     it was terminal. `age` counts how many frames of the same game lie before it, up to 3: what is older is zeros.
-    Frames live on `device`, everything else on the host. TransitionTable.lua is the paper's; see the README for
-    where this one differs.
+    Frames live on `device` (for MPS on the host, see `frames_device`), everything else on the host.
+    TransitionTable.lua is the paper's; see the README for where this one differs.
     """
 
     def __init__(self, size: int, num_envs: int, device: torch.device | str = "cpu"):
@@ -54,7 +54,7 @@ class ReplayMemory:
         self.device = torch.device(device)
         slots = size + 1  # one more for the frame of zeros
         self._zero_slot = size
-        if self.device.type == "cpu":
+        if frames_device(self.device).type == "cpu":
             # NumPy's zeros take memory only as it is written, PyTorch's at once.
             self.frames = torch.from_numpy(np.zeros((slots, FRAME_SIZE, FRAME_SIZE), np.uint8))
         else:
@@ -121,7 +121,8 @@ class ReplayMemory:
 
     def gather(self, frame_indices: Tensor) -> Tensor:
         """The frames (*shape, 84, 84) uint8 at the indices, int64, of any shape, both on the memory's device."""
-        return self.frames.index_select(0, frame_indices.flatten()).view(*frame_indices.shape, FRAME_SIZE, FRAME_SIZE)
+        frames = self.frames.index_select(0, frame_indices.flatten().to(self.frames.device))
+        return frames.view(*frame_indices.shape, FRAME_SIZE, FRAME_SIZE).to(self.device)
 
     def sample(self, count: int, generator: np.random.Generator) -> Transitions:
         """Draw `count` transitions, uniformly with replacement, from all that are whole.
@@ -171,6 +172,15 @@ class ReplayMemory:
         return digest.hexdigest()
 
 
+def frames_device(device: torch.device) -> torch.device:
+    """Where the frames of a memory for `device` live.
+
+    On MPS index_select reads zeros beyond 2**31 elements, 304,000 frames, without a word (pytorch#188756, mended in
+    2.14): there the host, whose memory an Apple GPU shares, keeps and gathers them.
+    """
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def check_size(size: int, num_envs: int, device: torch.device) -> None:
     """Raise `UsageError` for a size that cannot be divided, sampled from, or held in the device's memory."""
     if size % num_envs:
@@ -191,7 +201,7 @@ def check_size(size: int, num_envs: int, device: torch.device) -> None:
         )
         raise UsageError(
             f"--replay-size {size:,} needs {size * BYTES_PER_TRANSITION / 1e9:.1f} GB, and {device} has "
-            f"{available / 1e9:.1f} GB free; {way_out}"
+            f"{available / 1e9:.1f} GB free for it; {way_out}"
         )
 
 
@@ -199,13 +209,11 @@ def _available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         gc.collect()  # a memory of an earlier run in this process may still be waiting for it
         torch.cuda.empty_cache()
-        return int(torch.cuda.mem_get_info(device)[0]) - CUDA_RESERVE_BYTES
+        return max(int(torch.cuda.mem_get_info(device)[0]) - RESERVE_BYTES, 0)
     gc.collect()
     available = int(psutil.virtual_memory().available)
-    if device.type == "mps":
-        available = min(available, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
     limit = Path("/sys/fs/cgroup/memory.max")  # a container's own limit, where there is one
     if limit.exists() and (text := limit.read_text().strip()).isdigit():
         statistics = dict(line.split() for line in limit.with_name("memory.stat").read_text().splitlines())
         available = min(available, int(text) - int(statistics["anon"]))
-    return max(available, 0)
+    return max(available - RESERVE_BYTES, 0)

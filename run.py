@@ -112,7 +112,10 @@ class Run:
 
     def _machine(self) -> list[Any]:
         """What the bits depend on besides the config, as far as a program can know it."""
-        return [self.training.memory.device.type, torch.get_num_threads(), str(torch.__version__)]
+        device = self.training.memory.device
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+        kernels = torch.backends.cpu.get_cpu_capability()
+        return [device.type, gpu, kernels, torch.get_num_threads(), str(torch.__version__)]
 
     def _with_bar(self, played: Iterator[int], training: dict[str, Any]) -> Iterator[int]:
         total = sum(len(actions) for actions in training["tape"]["actions"])

@@ -125,7 +125,7 @@ class RunFolder:
 def read_config(path: Path) -> dict[str, Any] | None:
     """The config.json of a run folder; None where there is none. Raises `RunError` when it is broken."""
     file = path / "config.json"
-    if not file.exists():
+    if not os.path.exists(file):  # unlike Path's, False too where one may not look
         return None
     try:
         config = json.loads(file.read_text())

@@ -10,8 +10,8 @@ import numpy as np
 import tyro
 
 from errors import UsageError, exit_with
-from evaluate import EPSILON, EpsilonGreedyPlayer
-from film import FRAMES_PER_SECOND, GIF_FRAMES_PER_SECOND, Film, Window, open_game, shots
+from evaluate import EPSILON, MINUTES, EpsilonGreedyPlayer
+from film import FRAMES_PER_SECOND, GIF_FRAMES_PER_SECOND, Film, Shot, Window, open_game, shots
 from model import QNetwork, load_network
 from panel import SCALE, Panel
 from wrappers import MAX_EMULATOR_SEED, FilmedGame, display_name
@@ -28,7 +28,7 @@ class Config:
     state_dict: Path
     """The network: a state dict that a training run wrote, such as runs/.../model.pt. It knows its game."""
     episodes: int = 1
-    """Games to film, one after the other, each from another seed."""
+    """Games to film, one after the other, each from another seed; a game ends after 5 minutes at the latest."""
     epsilon: float = EPSILON
     """Probability of a random action (paper, evaluation: 0.05)."""
     seed: int = 0
@@ -66,17 +66,20 @@ def film(config: Config) -> Path:
         for number in range(config.episodes):
             if config.gif and film.frames == GIF_FRAMES:
                 break
-            score, over = film_game(config, network, game, number, film, window)
-            note = "" if over else f" after the {GIF_SECONDS} seconds of a GIF; the game is not over"
-            print(f"game {number + 1}, seed {config.seed + number}: score {score:,.0f}{note}")
+            last = film_game(config, network, game, number, film, window)
+            note = ""
+            if last.cut or not last.over:
+                limit = f"{MINUTES} minutes, the paper's limit" if last.cut else f"the {GIF_SECONDS} seconds of a GIF"
+                note = f" after {limit}; the game is not over"
+            print(f"game {number + 1}, seed {config.seed + number}: score {last.score:,.0f}{note}")
     print(f"{path}: {film.frames:,} frames, {path.stat().st_size / 1e6:.1f} MB")
     return path
 
 
 def film_game(
     config: Config, network: QNetwork, game: FilmedGame, number: int, film: Film, window: Window | None
-) -> tuple[float, bool]:
-    """Film one game, or as much of it as a GIF holds; returns its score, and whether it was played to its end."""
+) -> Shot:
+    """Film one game, or as much of it as a GIF holds; returns its last shot."""
     seed = config.seed + number
     player = EpsilonGreedyPlayer(network, epsilon=config.epsilon, seed=seed)
     scale = GIF_SCALE if config.gif else SCALE
@@ -94,7 +97,7 @@ def film_game(
                 window.show(picture, GIF_FRAMES_PER_SECOND if config.gif else FRAMES_PER_SECOND)
         if shot.over or (config.gif and film.frames == GIF_FRAMES):
             break
-    return shot.score, shot.over
+    return shot
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from q_agent import QAgent
 from replay_memory import ReplayMemory
 from wrappers import MAX_EMULATOR_SEED, AtariGames, FinishedGame, Step, Tape
 
+MAX_ENVS = 256  # each plays 976 agent steps between two fresh seeds: most games come to their end
 RESEED_STEPS = 250_000  # agent steps between fresh seeds for the emulators: the places where a tape can start
 HELD_OUT_STATES = 500  # run_gpu: valid_size
 EVALUATION_SEEDS = 1  # names a stream of seeds that training itself never draws from
@@ -77,9 +78,11 @@ class Hyperparameters:
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be."""
-        counts = ("num_envs", "minibatch_size", "update_frequency", "target_update_frequency", "epsilon_decay_steps")
-        for name in (*counts, "evaluation_games"):
+        counts = ("minibatch_size", "update_frequency", "target_update_frequency", "epsilon_decay_steps")
+        for name in counts:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("num_envs", "evaluation_games"):
+            _require(1 <= getattr(self, name) <= MAX_ENVS, name, getattr(self, name), f"from 1 to {MAX_ENVS}")
         probabilities = ("epsilon_start", "epsilon_end", "sticky_actions", "discount")
         for name in probabilities:
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")

@@ -207,12 +207,12 @@ class FilmedGame:
 
     num_envs = 1
 
-    def __init__(self, game: str, *, sticky_actions: float = 0.0, max_frames_per_game: int = MAX_FRAMES_PER_GAME):
+    def __init__(self, game: str, *, max_frames_per_game: int = MAX_FRAMES_PER_GAME):
         self.rom = rom_name(game)
         emulator = gym.make(
             f"ALE/{display_name(self.rom)}-v5",
             frameskip=1,
-            repeat_action_probability=sticky_actions,
+            repeat_action_probability=0.0,
             full_action_space=False,
             max_num_frames_per_episode=max_frames_per_game,
             disable_env_checker=True,

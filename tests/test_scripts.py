@@ -10,14 +10,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from soak import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from errors import RunError
+from errors import RunError, UsageError, exit_with
 from model import load_network
-from q_agent_train import Config, train
+from q_agent_train import Config, main, train
 
 ROOT = Path(__file__).parent.parent
 SIZES = ("--replay-size", "1600", "--replay-start-size", "320", "--minibatch-size", "4", "--evaluate-every", "0")
@@ -84,6 +85,22 @@ def test_tensorboard_gets_the_loss_and_the_held_out_states_value(
 
 
 @pytest.mark.parametrize(
+    ("num_envs", "steps", "save_every_games"), [(1, 600, 1), (3, 1_200, 1), (8, 1_800, 2), (32, 3_584, 1)]
+)
+def test_a_state_dict_is_saved_after_every_so_many_games(
+    tmp_path: Path, num_envs: int, steps: int, save_every_games: int
+) -> None:
+    config = replace(SMALL, num_envs=num_envs, replay_size=480 * num_envs, replay_start_size=10_000, evaluate_every=0)
+    config = replace(config, steps=steps, save_every_games=save_every_games, checkpoint_minutes=60)
+    train(replace(config, run_dir=tmp_path / "run"))
+    games = len((tmp_path / "run" / "games.csv").read_text().splitlines()) - 1
+    assert games >= 2 * save_every_games
+    assert sorted(path.name for path in (tmp_path / "run" / "state_dicts").iterdir()) == [
+        f"game_{number:06d}.pt" for number in range(save_every_games, games + 1, save_every_games)
+    ]
+
+
+@pytest.mark.parametrize(
     ("flags", "expected"),
     [
         (("--game", "Breakuot"), "did you mean Breakout"),
@@ -96,16 +113,32 @@ def test_tensorboard_gets_the_loss_and_the_held_out_states_value(
         (("--checkpoint-minutes", "inf"), "--checkpoint-minutes inf"),
         (("--games", "0"), "--games 0"),
         (("--device", "abacus"), "--device abacus is not there"),
-        (("--run-dir", "/proc/run"), "cannot be written"),
+        (("--run-dir", "/proc/run", *SIZES), "cannot be written"),
+        (("--run-dir", "long" * 100, *SIZES), "cannot be written: File name too long"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2_and_leaves_nothing(
-    tmp_path: Path, flags: tuple[str, ...], expected: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    flags: tuple[str, ...],
+    expected: str,
 ) -> None:
-    result = run(*flags, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["q_agent_train.py", *flags])
+    with pytest.raises(SystemExit) as end:
+        exit_with(main)
+    assert end.value.code == 2
+    output = capfd.readouterr()
+    assert expected in output.err
+    assert [line[:6] for line in (output.out + output.err).splitlines()] == ["error:"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_as_a_user_meets_it(tmp_path: Path) -> None:
+    result = run("--game", "Breakuot", cwd=tmp_path)
     assert result.returncode == 2
-    assert expected in result.stderr
-    assert [line[:6] for line in result.stderr.splitlines()] == ["error:"]
+    assert result.stderr == "error: unknown game 'Breakuot': did you mean Breakout, Seaquest, BankHeist?\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -126,9 +159,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_file(tm
 
 def test_games_that_no_checkpoint_knows_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "games.csv").write_text("mine\n")
-    result = run("--run-dir", str(tmp_path), *SIZES, "--steps", "400")
-    assert result.returncode == 2
-    assert "holds games but no checkpoint" in result.stderr
+    with pytest.raises(UsageError, match="holds games but no checkpoint"):
+        train(replace(SMALL, run_dir=tmp_path))
     assert (tmp_path / "games.csv").read_text() == "mine\n"
 
 
@@ -139,7 +171,8 @@ def test_a_disk_that_is_full_at_the_start_or_later_is_one_clear_line(tmp_path: P
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(tmp_path)]).returncode:
         pytest.skip("this machine does not let tests mount a disk")
     try:
-        result = run("--run-dir", str(tmp_path / "run"), *SIZES, "--steps", "4000", "--checkpoint-minutes", "0.005")
+        flags = ("--num-envs", "4", "--steps", "4000", "--checkpoint-minutes", "0.005")
+        result = run("--run-dir", str(tmp_path / "run"), *SIZES, *flags)
         assert result.returncode == 1
         assert "No space left on device" in result.stderr
         assert "Traceback" not in result.stderr
@@ -157,6 +190,8 @@ def test_train_can_be_called_again_and_again_from_a_notebook(tmp_path: Path) -> 
         minibatch_size=2,
         steps=200,
         evaluate_every=0,
+        checkpoint_minutes=5,  # a float that is written without a point, and NumPy's numbers, are as good
+        seed=np.int64(0),  # type: ignore[arg-type]
         run_dir=tmp_path / "run",
     )
     first = train(config)

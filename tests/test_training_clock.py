@@ -269,7 +269,7 @@ def test_without_evaluation_none_is_ever_due() -> None:
 
 NAN, INF = math.nan, math.inf
 BAD: dict[str, tuple[Any, ...]] = {
-    "num_envs": (0, -1),
+    "num_envs": (0, -1, 257),
     "replay_size": (0, -32, 32),
     "replay_start_size": (0, -1, 31),
     "minibatch_size": (0, -32),
@@ -284,7 +284,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "epsilon_decay_steps": (0, -1),
     "sticky_actions": (-0.1, 1.1, NAN, INF),
     "evaluate_every": (-1, -250_000),
-    "evaluation_games": (0, -1),
+    "evaluation_games": (0, -1, 257),
     "seed": (-1, 2**32),
 }
 
@@ -303,6 +303,7 @@ def test_values_that_cannot_be_are_refused_by_their_flag(name: str, value: Any) 
 
 def test_the_papers_values_and_the_limits_are_accepted() -> None:
     Hyperparameters("pong").check()
+    Hyperparameters("pong", num_envs=256, evaluation_games=256).check()
     Hyperparameters("pong", num_envs=1, discount=0.0, epsilon_start=0.0, epsilon_end=0.0, evaluate_every=0).check()
     Hyperparameters(
         "pong", discount=1.0, epsilon_end=1.0, sticky_actions=1.0, rmsprop_decay=0.0, seed=2**32 - 1

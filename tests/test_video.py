@@ -169,6 +169,7 @@ def test_bad_state_dicts(model: Path, tmp_path: Path, capfd: pytest.CaptureFixtu
         assert_refused(tmp_path, words, capfd, "--state-dict", path, "--output", tmp_path / "x.mp4")
 
     refused("is not there", tmp_path / "missing.pt")
+    refused("cannot be read: File name too long", tmp_path / ("long" * 100 + ".pt"))
     truncated = tmp_path / "truncated.pt"
     truncated.write_bytes(model.read_bytes()[:-1000])
     refused("truncated", truncated)
@@ -199,9 +200,17 @@ def test_bad_flags(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str
     refused("must end in .mp4", "--output", tmp_path / "film.avi")
     refused("must end in .gif", "--gif")
     refused("is not there", "--output", tmp_path / "nowhere" / "x.mp4")
-    refused("cannot be written", "--output", "/proc/x.mp4")
+    refused("cannot be written: File name too long", "--output", "long" * 100 + ".mp4")
     (tmp_path / "folder.mp4").mkdir()
     refused("is a folder", "--output", tmp_path / "folder.mp4")
+
+
+def test_a_game_that_reaches_the_time_limit_is_not_called_over(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("film.FRAMES_PER_MINUTE", 24)
+    video.film(video.Config(model, output=tmp_path / "x.mp4", plain=True))
+    assert "after 5 minutes, the paper's limit; the game is not over" in capsys.readouterr().out
 
 
 def test_show_without_a_display(
