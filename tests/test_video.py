@@ -9,8 +9,9 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-import imageio_ffmpeg
+import imageio.v3 as iio
 import numpy as np
 import pygame
 import pytest
@@ -45,10 +46,9 @@ def run(folder: Path, *flags: object, **options: object) -> subprocess.Completed
 
 
 def frames_of(path: Path) -> tuple[dict[str, object], list[np.ndarray]]:
-    reader = imageio_ffmpeg.read_frames(str(path))
-    meta = next(reader)
-    width, height = meta["size"]
-    return meta, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+    reader: Any = {"plugin": "FFMPEG", "extension": ".mp4"}  # ffmpeg for a GIF too
+    with iio.imopen(path, "r", **reader) as file:
+        return file.metadata(), list(file.iter())
 
 
 def game_of(model: Path, seed: int) -> tuple[list[np.ndarray], float]:
