@@ -1,5 +1,8 @@
 """Speed, side by side: python benchmark.py, python benchmark.py parts, python benchmark.py scaling"""
 
+from machine.exits import exit_with  # first: from here on Ctrl-C is one line
+
+# isort: split
 import importlib.util
 import itertools
 import json
@@ -9,45 +12,52 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import ale_py
 import numpy as np
 import torch
+import torch.utils.benchmark
 import tyro
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from checkpoint import write_text
-from errors import UsageError, exit_with
-from q_agent import choose_device, keep_freed_memory
+from atari import FRAME_SIZE, HISTORY_FRAMES, Step
+from machine.devices import choose_device, keep_freed_memory
+from machine.files import write_text
+from machine.flags import Bounds, Count, Positive, check_bounds
+from model import QNetwork
+from q_agent_train import set_up, step
 from replay_memory import ReplayMemory
 from training import Hyperparameters, Training
 
 GAME = "Breakout"
 EPSILON = 0.1  # for both: where a run spends most of its time
+MINIBATCH = 32  # transitions per update, as in the paper
 WARM_UP_STEPS = 1_000  # agent steps of random play, then as many seconds as --warm-up-seconds of learning, untimed
 MEMORY_SIZES = (10_000, 100_000, 1_000_000)
 ENVIRONMENTS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass
-class Config:
+class BenchmarkConfig:
     """Measure agent steps per second: this project beside its peer, its parts, or how it scales."""
 
     what: tyro.conf.Positional[Literal["compare", "parts", "scaling"]] = "compare"
     """compare: beside Stable-Baselines3's DQN. parts: where the time goes. scaling: environments and memory sizes."""
-    rounds: int = 5
+    rounds: Count = 5
     """Rounds of the comparison; in each, every program is measured once, in a process of its own."""
-    seconds: float = 20.0
+    seconds: Positive = 20.0
     """Seconds of each measurement, after the warm-up."""
-    warm_up_seconds: float = 5.0
+    warm_up_seconds: Annotated[float, Bounds(0)] = 5.0
     """Seconds of learning before each measurement."""
-    num_envs: int = 32
+    num_envs: Count = 32
     """Games that this project plays side by side."""
-    replay_size: int = 48_000
+    replay_size: Count = 48_000
     """Transitions in the replay memory of every program that is compared."""
     device: str = "auto"
     """Where the networks live: cuda, mps, cpu, or auto."""
@@ -57,80 +67,48 @@ class Config:
     """With scaling: also draw it, to this PNG."""
 
 
-@dataclass
-class Rate:
-    """Agent steps per second over the rounds."""
-
-    median: float
-    minimum: float
-    maximum: float
-
-
-def hyperparameters(num_envs: int, replay_size: int) -> Hyperparameters:
-    """The paper's, but for a short warm-up and the final epsilon from the start."""
-    return Hyperparameters(
-        game=GAME,
-        num_envs=num_envs,
-        replay_size=replay_size,
-        replay_start_size=WARM_UP_STEPS,
-        epsilon_start=EPSILON,
-        epsilon_end=EPSILON,
-    )
-
-
-def measure_ours(config: Config) -> float:
-    """Agent steps per second of this project's training loop."""
-    device = choose_device(config.device)
+def _started(config: BenchmarkConfig) -> Training:
+    """A training that has begun to learn: the paper's, but for a short warm-up and the last epsilon from the start."""
     keep_freed_memory()
-    training = Training(hyperparameters(config.num_envs, config.replay_size), device)
+    parameters = Hyperparameters(GAME, num_envs=config.num_envs, replay_size=config.replay_size)
+    parameters = replace(parameters, replay_start_size=WARM_UP_STEPS, epsilon_start=EPSILON, epsilon_end=EPSILON)
+    training = set_up(parameters, choose_device(config.device))
     training.begin()
     while training.agent_steps <= WARM_UP_STEPS:
-        training.step()
-    _steps_in(config.warm_up_seconds, training)
-    rate = _steps_in(config.seconds, training)
-    training.close()
-    return rate
+        step(training)
+    return training
 
 
-def _steps_in(seconds: float, training: Training) -> float:
-    began, steps = time.perf_counter(), training.agent_steps
-    while time.perf_counter() - began < seconds:
-        training.step()
-    training.agent.is_finite()  # waits for a device that is still computing
-    return (training.agent_steps - steps) / (time.perf_counter() - began)
+def _rate(advance: Callable[[], object], steps: Callable[[], int], config: BenchmarkConfig) -> float:
+    """Agent steps per second of a program that `advance` moves on, after the warm-up."""
+    for seconds in (config.warm_up_seconds, config.seconds):
+        began, before = time.perf_counter(), steps()
+        while time.perf_counter() - began < seconds:
+            advance()
+    return (steps() - before) / (time.perf_counter() - began)
 
 
-def measure_stable_baselines3(config: Config) -> float:
+def measure_ours(config: BenchmarkConfig) -> float:
+    """Agent steps per second of this project's training loop."""
+    with closing(_started(config)) as training:
+        # A step waits for the actions of the last one: on a GPU, too, nothing much is left computing at the end.
+        return _rate(lambda: step(training), lambda: training.agent_steps, config)
+
+
+def measure_stable_baselines3(config: BenchmarkConfig) -> float:
     """Agent steps per second of Stable-Baselines3's DQN with its own preprocessing."""
     import gymnasium
     from stable_baselines3 import DQN
-    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_atari_env
     from stable_baselines3.common.vec_env import VecFrameStack
 
     gymnasium.register_envs(ale_py)
-
-    class Clock(BaseCallback):
-        began_learning = began = rate = 0.0
-        steps = 0
-
-        def _on_step(self) -> bool:
-            now = time.perf_counter()
-            if self.num_timesteps <= WARM_UP_STEPS:
-                self.began_learning = now
-            elif not self.began and now - self.began_learning >= config.warm_up_seconds:
-                self.began, self.steps = now, self.num_timesteps
-            elif self.began and now - self.began >= config.seconds:
-                self.rate = (self.num_timesteps - self.steps) / (now - self.began)
-                return False
-            return True
-
     model = DQN(
         "CnnPolicy",
         VecFrameStack(make_atari_env(f"{GAME}NoFrameskip-v4", n_envs=1, seed=0), n_stack=4),
         buffer_size=config.replay_size,
         learning_starts=WARM_UP_STEPS,
-        batch_size=32,
+        batch_size=MINIBATCH,
         train_freq=4,
         gradient_steps=1,
         target_update_interval=10_000,
@@ -138,24 +116,20 @@ def measure_stable_baselines3(config: Config) -> float:
         exploration_final_eps=EPSILON,
         device=str(choose_device(config.device)),
     )
-    clock = Clock()
-    model.learn(10**9, callback=clock)
-    return clock.rate
+    model.learn(WARM_UP_STEPS)
+    return _rate(lambda: model.learn(100, reset_num_timesteps=False), lambda: model.num_timesteps, config)
 
 
-PROGRAMS: dict[str, Callable[[Config], float]] = {
-    "ours": measure_ours,
-    "stable_baselines3": measure_stable_baselines3,
-}
+PROGRAMS = {"ours": measure_ours, "stable_baselines3": measure_stable_baselines3}
 
 
-def _alone(measure: Callable[[Config], float], config: Config) -> float:
+def _alone(measure: Callable[[BenchmarkConfig], float], config: BenchmarkConfig) -> float:
     """Run a measurement in a fresh process, so that nothing of one program helps or hinders another."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, (config,))
 
 
-def compare(config: Config) -> dict[str, Any]:
+def compare(config: BenchmarkConfig) -> dict[str, Any]:
     """Measure every program in turn, round by round, and print the table; returns the result as an object."""
     programs = dict(PROGRAMS)
     if importlib.util.find_spec("stable_baselines3") is None:
@@ -166,7 +140,8 @@ def compare(config: Config) -> dict[str, Any]:
     for _, name in tqdm(list(turns), desc="measuring", leave=False):
         rates[name].append(_alone(programs[name], config))
     result: dict[str, Any] = {
-        name: asdict(Rate(statistics.median(values), min(values), max(values))) for name, values in rates.items()
+        name: {"median": statistics.median(values), "minimum": min(values), "maximum": max(values)}
+        for name, values in rates.items()
     }
     print(f"{'agent steps per second':24} {'median':>8} {'minimum':>8} {'maximum':>8}")
     for name, rate in result.items():
@@ -178,52 +153,40 @@ def compare(config: Config) -> dict[str, Any]:
     return result
 
 
-def _milliseconds(function: Callable[[], Any], training: Training, repeats: int = 30) -> float:
+def _milliseconds(function: Callable[[], Any], device: torch.device) -> float:
     """The median time of a call, in ms, with the device waited for."""
-    times = []
-    for number in range(repeats + 3):
-        began = time.perf_counter()
-        function()
-        training.agent.is_finite()
-        if number >= 3:
-            times.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(times)
+    wait = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
+    timer = torch.utils.benchmark.Timer(
+        "function(); wait()", globals={"function": function, "wait": wait}, num_threads=torch.get_num_threads()
+    )
+    return timer.blocked_autorange(min_run_time=1.0).median * 1e3
 
 
-def update_gigaflops(minibatch_size: int = 32) -> float:
+def update_gigaflops() -> float:
     """Floating-point operations, in 1e9, of one update: both networks forward, the online network backward."""
-    first = 20 * 20 * 32 * (4 * 8 * 8)
-    others = 9 * 9 * 64 * (32 * 4 * 4) + 7 * 7 * 64 * (64 * 3 * 3) + 7 * 7 * 64 * 512 + 512 * 4
-    multiplications = 2 * (first + others) + first + 2 * others  # the first layer's input needs no gradient
-    return 2 * multiplications * minibatch_size / 1e9
+    network = QNetwork(GAME, 4)
+    states = torch.zeros((MINIBATCH, HISTORY_FRAMES, FRAME_SIZE, FRAME_SIZE), dtype=torch.uint8)
+    with FlopCounterMode(display=False) as counter:
+        network(states).sum().backward()
+        with torch.no_grad():
+            network(states)
+    return counter.get_total_flops() / 1e9
 
 
 def matrix_gigaflops(device: torch.device) -> float:
     """What the hardware does in a large float32 matrix product, in 1e9 operations per second."""
-    size = 2048
-    matrix = torch.randn(size, size, device=device)
-    times = []
-    for _ in range(10):
-        began = time.perf_counter()
-        (matrix @ matrix)[0, 0].item()
-        times.append(time.perf_counter() - began)
-    return 2 * size**3 / statistics.median(times) / 1e9
+    matrix = torch.randn(2048, 2048, device=device)
+    return 2 * 2048**3 / _milliseconds(lambda: matrix @ matrix, device) / 1e6
 
 
-def parts(config: Config) -> list[dict[str, Any]]:
+def parts(config: BenchmarkConfig) -> list[dict[str, Any]]:
     """Time the parts of one vector step, each alone, and print them beside what the hardware could do."""
-    keep_freed_memory()
-    device = choose_device(config.device)
-    training = Training(hyperparameters(config.num_envs, config.replay_size), device)
-    training.begin()
-    while training.agent_steps <= WARM_UP_STEPS + 50 * config.num_envs:
-        training.step()
-    agent, memory, games = training.agent, training.memory, training.games
+    training = _started(config)
+    agent, memory, games, device = training.agent, training.memory, training.games, training.memory.device
     generator = np.random.default_rng(0)
     updates = max(1, config.num_envs // 4)
-    drawn = memory.sample(updates * 32, generator)
-    windows = torch.from_numpy(drawn.frame_indices).to(device)
-    actions = generator.integers(games.num_actions, size=config.num_envs)
+    drawn = memory.sample(updates * MINIBATCH, generator)
+    actions, greedy = generator.integers(games.num_actions, size=config.num_envs), np.zeros(config.num_envs)
 
     def emulate() -> None:
         games.send(actions)
@@ -231,57 +194,50 @@ def parts(config: Config) -> list[dict[str, Any]]:
 
     def target_pass() -> None:
         with torch.no_grad():
-            agent.target_network(memory.gather(windows)[:, 1:])
+            agent.target_network(drawn.windows[:, 1:])
 
-    rows = [
-        ("emulators alone", _milliseconds(emulate, training)),
-        ("acting", _milliseconds(lambda: agent.act(np.zeros(config.num_envs), generator), training)),
-        ("sampling", _milliseconds(lambda: memory.sample(updates * 32, generator), training)),
-        (f"learning, {updates} updates", _milliseconds(lambda: agent.learn(drawn), training)),
-        ("  of which target pass", _milliseconds(target_pass, training)),
-        ("  of which optimizer", updates * _milliseconds(agent.optimizer.step, training)),
-        ("whole vector step", _milliseconds(training.step, training)),
-    ]
-    whole = rows[-1][1]
+    timed: dict[str, Callable[[], Any]] = {
+        "emulators alone": emulate,
+        "acting": lambda: agent.act(memory.latest_states(), greedy, generator),
+        "sampling": lambda: memory.sample(updates * MINIBATCH, generator),
+        f"learning, {updates} updates": lambda: agent.learn(drawn),
+        "  of which target pass": target_pass,
+        "  of which optimizer": lambda: [agent.optimizer.step() for _ in range(updates)],
+        "whole vector step": lambda: step(training),
+    }
+    times = {name: _milliseconds(function, device) for name, function in timed.items()}
+    emulators, _, _, learning, _, _, whole = times.values()
     print(f"{f'one step of {config.num_envs} environments':28} {'ms':>8} {'share':>7}")
-    for name, milliseconds in rows:
+    for name, milliseconds in times.items():
         print(f"{name:28} {milliseconds:8.2f} {milliseconds / whole:7.0%}")
-    rate = matrix_gigaflops(device)
-    learning = rows[3][1] / updates
-    floor = update_gigaflops() / rate * 1e3
-    print(f"matrix products: {rate:,.0f} GFLOP/s; one update is {update_gigaflops():.2f} GFLOP, so {floor:.2f} ms")
-    print(f"one update takes {learning:.2f} ms, {learning / floor:.2f} times that")
-    emulators, everything = (config.num_envs / milliseconds * 1e3 for milliseconds in (rows[0][1], whole))
-    print(f"agent steps per second: emulators alone {emulators:,.0f}, everything {everything:,.0f}")
+    rate, update = matrix_gigaflops(device), update_gigaflops()
+    print(f"matrix products: {rate:,.0f} GFLOP/s; one update is {update:.2f} GFLOP, so {update / rate * 1e3:.2f} ms")
+    print(f"one update takes {learning / updates:.2f} ms, {learning / updates / (update / rate * 1e3):.2f} times that")
+    alone, together = (config.num_envs / milliseconds * 1e3 for milliseconds in (emulators, whole))
+    print(f"agent steps per second: emulators alone {alone:,.0f}, everything {together:,.0f}")
     training.close()
-    return [{"part": name.strip(), "milliseconds": milliseconds} for name, milliseconds in rows]
+    return [{"part": name.strip(), "milliseconds": milliseconds} for name, milliseconds in times.items()]
 
 
 def measure_sampling(size: int) -> tuple[float, float]:
-    """Bytes per transition and ms to draw and gather 8 minibatches, of a full memory of `size` transitions."""
-    memory = ReplayMemory(size, 16)
-    frames = np.random.default_rng(0).integers(256, size=(16, 84, 84), dtype=np.uint8)
+    """Bytes per transition and ms to sample 8 minibatches, of a full memory of `size` transitions."""
+    memory, generator = ReplayMemory(size, 16), np.random.default_rng(0)
+    frames = generator.integers(256, size=(16, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
+    nothing = Step(frames, np.zeros(16, np.float32), np.zeros(16, np.bool_), np.zeros(16, np.bool_), [])
     memory.start(0, frames)
-    nothing = np.zeros(16, np.bool_)
     for _ in range(memory.num_rows):
-        memory.append(np.zeros(16, np.int64), np.zeros(16), nothing, nothing, frames)
-    generator = np.random.default_rng(0)
-    times = []
-    for _ in range(50):
-        began = time.perf_counter()
-        memory.gather(torch.from_numpy(memory.sample(256, generator).frame_indices))
-        times.append(1e3 * (time.perf_counter() - began))
+        memory.append(np.zeros(16, np.int64), nothing)
     arrays = [memory.frames.numpy(), *(value for value in vars(memory).values() if isinstance(value, np.ndarray))]
-    return sum(array.nbytes for array in arrays) / size, statistics.median(times)
+    milliseconds = _milliseconds(lambda: memory.sample(8 * MINIBATCH, generator), memory.device)
+    return sum(array.nbytes for array in arrays) / size, milliseconds
 
 
-def scaling(config: Config) -> dict[str, Any]:
+def scaling(config: BenchmarkConfig) -> dict[str, Any]:
     """Steps/s against the number of environments; bytes and sampling time against the memory's size."""
-    keep_freed_memory()
     result: dict[str, Any] = {"environments": [], "memory": []}
     print(f"{'environments':>14} {'agent steps/s':>14}")
     for count in ENVIRONMENTS:
-        result["environments"].append((count, _alone(measure_ours, _with(config, num_envs=count))))
+        result["environments"].append((count, _alone(measure_ours, replace(config, num_envs=count))))
         print(f"{count:14} {result['environments'][-1][1]:14.1f}")
     print(f"{'memory':>14} {'bytes each':>14} {'ms for 256':>14}")
     for size in MEMORY_SIZES:
@@ -290,10 +246,6 @@ def scaling(config: Config) -> dict[str, Any]:
     if config.figure:
         _draw(config.figure, result)
     return result
-
-
-def _with(config: Config, **changes: Any) -> Config:
-    return Config(**{**vars(config), **changes})
 
 
 def _draw(path: Path, result: dict[str, Any]) -> None:
@@ -326,10 +278,8 @@ def hardware(device: torch.device) -> str:
 
 
 def main() -> None:
-    """The command line."""
-    config = tyro.cli(Config)
-    if config.rounds < 1 or not config.seconds > 0 or not config.warm_up_seconds >= 0:
-        raise UsageError("--rounds must be 1 or more, --seconds above 0 and --warm-up-seconds 0 or more")
+    config = tyro.cli(BenchmarkConfig)
+    check_bounds(config)
     print(hardware(choose_device(config.device)), time.strftime("%Y-%m-%d"), sep=", ")
     result = {"compare": compare, "parts": parts, "scaling": scaling}[config.what](config)
     if config.json:

@@ -1,45 +1,68 @@
 """Files on disk -> the paper's figures, as PNG and SVG: python figures.py --help"""
 
+from machine.exits import UsageError, exit_with  # first: from here on Ctrl-C is one line
+
+# isort: split
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import matplotlib as mpl
 import tyro
 from matplotlib.figure import Figure
 
-from errors import UsageError, exit_with
-from figures_tables import draw_curves, draw_scores, read_bars, read_run
-from nature_scores import game_key
+from atari import game_key
+from machine.files import replacing
+from showing.figures_tables import draw_curves, draw_scores, read_bars, read_run
 
-# figures_played brings torch and scikit-learn: only the commands that play a network import it.
+# showing.figures_played brings torch and scikit-learn: only the commands that play a network import it.
 
 
-class Command(Protocol):
+STYLE: Any = {
+    "font.size": 12,
+    "axes.spines.right": False,
+    "legend.edgecolor": "none",
+    "legend.fontsize": 10.5,
+    "figure.dpi": 110,
+    "svg.hashsalt": "figures",  # the same data, the same bytes
+}
+
+
+@dataclass(kw_only=True)
+class Command(ABC):
     """A kind of picture with its options."""
 
-    output: str
+    output: str = "."
+    """A folder, or a base name to which .png and .svg are added."""
 
+    @abstractmethod
     def draw(self) -> tuple[Figure, str]:
         """The picture, and the file name it goes by unless --output says another."""
-        ...
+
+
+@dataclass(kw_only=True)
+class Played(Command):
+    """A picture for which a network plays its game."""
+
+    state_dict: Path
+    """State dict file of the network, such as runs/.../model.pt."""
+    seed: int = 0
+    """Seed of the games and the random actions; another seed, other games."""
 
 
 @dataclass
-class Curves:
+class Curves(Command):
     """Score and average action value over training, from the files of runs (paper, Fig. 2)."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, all of one game; of several the mean and its 95% interval across runs are drawn."""
-    output: str = "."
-    """A folder, or a base name to which .png and .svg are added."""
 
     def draw(self) -> tuple[Figure, str]:
-        """See `draw_curves`."""
         if not self.runs:
             raise UsageError("name one or more run folders: python figures.py runs/...")
         runs = [read_run(path) for path in self.runs]
@@ -50,16 +73,13 @@ class Curves:
 
 
 @dataclass
-class Scores:
+class Scores(Command):
     """Normalised scores beside the paper's, a group of bars per row, best first (paper, Fig. 3)."""
 
     table: tyro.conf.Positional[Path]
     """What evaluate.py --csv wrote: a CSV file with the columns game and mean."""
-    output: str = "."
-    """A folder, or a base name to which .png and .svg are added."""
 
     def draw(self) -> tuple[Figure, str]:
-        """See `draw_scores`."""
         bars, left_out = read_bars(self.table)
         if left_out:
             print(f"left out, not among the paper's 49 games: {', '.join(left_out)}")
@@ -67,50 +87,32 @@ class Scores:
 
 
 @dataclass
-class Embedding:
+class Embedding(Played):
     """A map (t-SNE) of the last hidden layer over states met in play, coloured by value (paper, Fig. 4)."""
 
-    state_dict: Path
-    """State dict file of the network, such as runs/.../model.pt."""
     states: int = 2_000
     """States on the map; every fourth that the network meets at epsilon 0.05 is taken."""
-    seed: int = 0
-    """Seed of the games, the random actions and the map."""
-    output: str = "."
-    """A folder, or a base name to which .png and .svg are added."""
 
     def draw(self) -> tuple[Figure, str]:
-        """See `figures_played.draw_embedding`."""
-        from figures_played import Watched, draw_embedding
+        from showing.figures_played import Watched, draw_embedding
 
         with closing(Watched(self.state_dict, self.seed)) as player:
             return draw_embedding(player, self.states), f"embedding-{game_key(player.game)}"
 
 
 @dataclass
-class Value:
+class Value(Played):
     """The value of the states along one played game, with the screens at its turning points (Ext. Data Fig. 2)."""
 
-    state_dict: Path
-    """State dict file of the network, such as runs/.../model.pt."""
-    seed: int = 0
-    """Seed of the game and of the random actions; another seed, another game."""
-    output: str = "."
-    """A folder, or a base name to which .png and .svg are added."""
-
     def draw(self) -> tuple[Figure, str]:
-        """See `figures_played.draw_value`."""
-        from figures_played import Watched, draw_value
+        from showing.figures_played import Watched, draw_value
 
         with closing(Watched(self.state_dict, self.seed)) as player:
             return draw_value(player), f"value-{game_key(player.game)}"
 
 
 COMMANDS: dict[str, Callable[..., Command]] = {
-    "curves": Curves,
-    "scores": Scores,
-    "embedding": Embedding,
-    "value": Value,
+    kind.__name__.lower(): kind for kind in (Curves, Scores, Embedding, Value)
 }
 
 
@@ -128,22 +130,12 @@ def save(figure: Figure, output: str, name: str) -> list[Path]:
     try:
         base.parent.mkdir(parents=True, exist_ok=True)
         for path in paths:
-            _write_atomically(figure, path)
+            with replacing(path) as temporary:
+                metadata = {"Date": None} if path.suffix == ".svg" else {}
+                figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
     except OSError as error:
         raise UsageError(f"--output {output} cannot be written: {error.strerror or error}") from None
     return paths
-
-
-def _write_atomically(figure: Figure, path: Path) -> None:
-    # checkpoint.py has the same for tensors, and with them torch.
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def main() -> None:
@@ -157,17 +149,7 @@ def main() -> None:
         description="Draw the paper's figures from files on disk, as PNG and SVG. "
         "figures.py RUN ... is short for figures.py curves RUN ...",
     )
-    style = mpl.rc_context(
-        {
-            "font.size": 12,
-            "axes.spines.right": False,
-            "legend.edgecolor": "none",
-            "legend.fontsize": 10.5,
-            "figure.dpi": 110,
-            "svg.hashsalt": "figures",  # the same data, the same bytes
-        }
-    )
-    with style:
+    with mpl.rc_context(STYLE):
         figure, name = command.draw()
         for path in save(figure, command.output, name):
             print(path)

@@ -3,17 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from checkpoint import load_file
-from errors import UsageError
-
-HISTORY_FRAMES = 4  # run_gpu: hist_len
-MAX_ACTIONS = 18  # the joystick's nine positions, each with and without the button
-FRAME_SIZE = 84  # run_gpu: preproc net_downsample_2x_full_y, 84x84
+from atari import FRAME_SIZE, HISTORY_FRAMES, MAX_ACTIONS
+from machine.checkpoint import load_file
+from machine.exits import UsageError
 
 
 class QNetwork(nn.Module):
@@ -71,10 +67,7 @@ class QNetwork(nn.Module):
 
 
 def load_network(path: Path, device: torch.device | str = "cpu") -> QNetwork:
-    """Build the network that a state dict file describes, in evaluation mode.
-
-    Raises `UsageError` when the file is missing, broken, no state dict, or for another network.
-    """
+    """The network that a state dict file describes, in evaluation mode; raises `UsageError` when it is no such file."""
     state_dict = load_file(path)
     described = state_dict.get("_extra_state") if isinstance(state_dict, dict) else None
     if not isinstance(described, dict) or not {"game", "num_actions", "input"} <= described.keys():
@@ -89,14 +82,3 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> QNetwork:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{path} is a state dict of another network: {reason}") from None
     return network.to(device).eval()
-
-
-def draw_exploration(
-    batch: int, num_actions: int, epsilon: np.ndarray | float, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `batch` agents explore now, (batch,) bool, and a random action for each, (batch,) int64.
-
-    Always draws the same amount, so that the generator's state depends on the number of steps alone.
-    """
-    explore = generator.random(batch) < epsilon
-    return explore, generator.integers(num_actions, size=batch)

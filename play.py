@@ -1,23 +1,28 @@
 """Watch a trained network play in a window, take over from it, or play yourself: python play.py --help"""
 
+from machine.exits import StopSignal, UsageError, exit_with  # first: from here on Ctrl-C is one line
+
+# isort: split
 import itertools
 import os
-import signal
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
 from PIL import Image
 
-from checkpoint import write_atomically
-from errors import UsageError, exit_with
-from evaluate import EPSILON, EpsilonGreedyPlayer
-from film import FRAMES_PER_SECOND, Film, Shot, Window, open_game, shots
+from atari import FRAMES_PER_SECOND, display_name
+from machine.files import replacing
+from machine.flags import Bounds, Probability, check_bounds
 from model import load_network
-from panel import Panel
-from wrappers import MAX_EMULATOR_SEED, FilmedGame, display_name, rom_name
+from showing.episodes import EPSILON, EpsilonGreedyPlayer, Shot, open_game, shots
+from showing.film import Film, filming
+from showing.panel import Panel
+from showing.window import Window
+from wrappers import MAX_EMULATOR_SEED, FilmedGame, rom_name
 
 KEYS_HELP = """\
   p            pause, go on
@@ -34,7 +39,7 @@ SPEEDS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)
 
 
 @dataclass
-class Config:
+class PlayConfig:
     """Watch a trained network play in a window, at the game's speed, take over from it, or play yourself.
 
     Name one of --state-dict, --follow and --human. Keys: p pause, n next step, + and - speed, r new game, t take over
@@ -49,9 +54,9 @@ class Config:
     """Play yourself the game that --game names."""
     game: str | None = None
     """The game, for --human: Breakout, BreakoutNoFrameskip-v4 or any other of its names."""
-    epsilon: float = EPSILON
+    epsilon: Probability = EPSILON
     """Probability that the agent's action is a random one (paper, evaluation: 0.05)."""
-    seed: int = 0
+    seed: Annotated[int, Bounds(0, MAX_EMULATOR_SEED - 1)] = 0
     """Seed of the first game and of its random actions; the next game has the next seed."""
     record: Path | None = None
     """Keep every emulator frame that was shown in this MP4 file, at the game's speed."""
@@ -64,10 +69,7 @@ class Config:
             raise UsageError("--human needs the game: --human --game Breakout")
         if self.game is not None:
             rom_name(self.game)
-        if not 0 <= self.epsilon <= 1:
-            raise UsageError(f"--epsilon {self.epsilon} cannot be: it must be from 0 to 1")
-        if not 0 <= self.seed < MAX_EMULATOR_SEED:
-            raise UsageError(f"--seed {self.seed} cannot be: it must be from 0 to {MAX_EMULATOR_SEED - 1}")
+        check_bounds(self)
         if self.record and self.record.suffix != ".mp4":
             raise UsageError(f"--record {self.record} must end in .mp4")
 
@@ -128,26 +130,27 @@ class Hands:
 class Session:
     """Games in a window, one after the other, until someone quits."""
 
-    def __init__(self, config: Config, window: Window, game: FilmedGame, film: Film | None):
+    def __init__(self, config: PlayConfig, window: Window, game: FilmedGame, film: Film | None, stop: StopSignal):
         self.config = config
         self.hands = Hands(window, game.action_names)
         self.hands.person_plays = config.human
         self.scores: list[float] = []
         self._window = window
         self._game = game
-        self._film = film
+        self._recording = film
+        self._stop = stop
         self._speed = SPEEDS.index(1)
         self._paused = self._step_asked = self._restart_asked = self._quit = False
         self._games_begun = 0
 
     def run(self) -> None:
         """Play until someone quits; raises `UsageError` when the network to follow has gone."""
-        while not self._quit:
+        while not self._ended:
             self._play_game((self.config.seed + self._games_begun) % MAX_EMULATOR_SEED)
 
-    def quit(self, *_signal: object) -> None:
-        """End `run` with the next picture; also a signal handler."""
-        self._quit = True
+    @property
+    def _ended(self) -> bool:
+        return self._quit or bool(self._stop)
 
     def _play_game(self, seed: int) -> None:
         path = self.config.network_path()
@@ -158,7 +161,7 @@ class Session:
         self._restart_asked = False
         for shot in shots(self.hands, self._game, seed=seed):
             self._show(shot)
-            if self._quit or self._restart_asked:
+            if self._ended or self._restart_asked:
                 return
         self.scores.append(shot.score)
         print(f"game {self._games_begun}, seed {seed}: score {shot.score:,.0f}", flush=True)
@@ -169,13 +172,13 @@ class Session:
         self._update_panel()
         for screen in shot.screens:
             picture = self._panel.picture(screen)
-            if self._film:
-                self._film.add(picture)
+            if self._recording:
+                self._recording.add(picture)
             self._show_picture(picture, FRAMES_PER_SECOND * SPEEDS[self._speed])
-            if self._quit or self._restart_asked:
+            if self._ended or self._restart_asked:
                 return
         self._step_asked = False
-        while self._paused and not (self._step_asked or self._quit or self._restart_asked):
+        while self._paused and not (self._step_asked or self._ended or self._restart_asked):
             self._show_picture(self._panel.picture(shot.screens[-1]), FRAMES_PER_SECOND)
 
     def _show_picture(self, picture: np.ndarray, frames_per_second: float) -> None:
@@ -196,7 +199,7 @@ class Session:
 
     def _obey(self, key: str, picture: np.ndarray) -> None:
         if key in ("q", "escape"):
-            self.quit()
+            self._quit = True
         elif key == "p":
             self._paused = not self._paused
         elif key == "n":
@@ -219,31 +222,28 @@ class Session:
         number = next(n for n in itertools.count(1) if not Path(f"{self._game.rom}-{n:03}.png").exists())
         path = Path(f"{self._game.rom}-{number:03}.png")
         try:
-            write_atomically(path, lambda temporary: Image.fromarray(picture).save(temporary, "png"))
+            with replacing(path) as temporary:
+                Image.fromarray(picture).save(temporary, "png")
         except OSError as error:
             print(f"no screenshot: {path} cannot be written: {error.strerror}", flush=True)
         else:
             print(f"screenshot: {path}", flush=True)
 
 
-def play(config: Config) -> list[float]:
-    """Open the window and play until someone quits; returns the scores of the games that ended.
-
-    Raises `UsageError` for what cannot be done.
-    """
+def play(config: PlayConfig) -> list[float]:
+    """Open the window and play until someone quits; returns the scores of the games that ended; raises `UsageError`."""
     config.check()
     path = config.network_path()
-    game = open_game(path, load_network(path)) if path else FilmedGame(str(config.game))
+    game = open_game(path, load_network(path)) if path else FilmedGame(rom_name(str(config.game)))
     with ExitStack() as stack:
         stack.enter_context(closing(game))
         if config.game is not None and rom_name(config.game) != game.rom:
             raise UsageError(f"--game {config.game}: {path} plays {display_name(game.rom)}; leave --game out")
         window = stack.enter_context(closing(Window(display_name(game.rom))))
-        film = stack.enter_context(Film(config.record)) if config.record else None
+        film = stack.enter_context(filming(config.record)) if config.record else None
         print(KEYS_HELP, f"\n  actions here {', '.join(game.action_names)}", flush=True)
-        session = Session(config, window, game, film)
-        for number in (signal.SIGINT, signal.SIGTERM):  # they quit like the key, so that the recording is kept
-            stack.callback(signal.signal, number, signal.signal(number, session.quit))
+        stop = stack.enter_context(StopSignal())  # a signal quits like the key, so that the recording is kept
+        session = Session(config, window, game, film, stop)
         session.run()
     if film:
         print(f"{film.path}: {film.frames:,} frames")
@@ -251,8 +251,7 @@ def play(config: Config) -> list[float]:
 
 
 def main() -> None:
-    """The command line."""
-    play(tyro.cli(Config))
+    play(tyro.cli(PlayConfig))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The agent: two networks, the paper's RMSProp, how actions are chosen and how the network learns."""
 
 import copy
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from errors import UsageError
-from model import HISTORY_FRAMES, QNetwork, draw_exploration
-from replay_memory import ReplayMemory, Transitions
+from atari import HISTORY_FRAMES
+from model import QNetwork
+from replay_memory import Transitions
 
 
 class RMSProp:
@@ -36,10 +35,6 @@ class RMSProp:
         self.squared_gradient_mean = torch.zeros_like(self.weights)
         self._scale = torch.empty_like(self.weights)
 
-    def zero_grad(self) -> None:
-        """Clear the gradients in place; `backward` adds to them."""
-        self.gradient.zero_()
-
     @torch.no_grad()
     def step(self) -> None:
         """Apply one update from the gradients of the summed loss."""
@@ -52,7 +47,7 @@ class RMSProp:
 
 def flatten(parameters: list[torch.nn.Parameter]) -> Tensor:
     """Move parameters into one flat buffer, which is returned, and make them views of it in their own layouts."""
-    flat = torch.empty(sum(p.numel() for p in parameters), device=parameters[0].device)
+    flat = parameters[0].new_empty(sum(p.numel() for p in parameters))
     for parameter, view in zip(parameters, _views(flat, parameters), strict=True):
         view.copy_(parameter.detach())
         parameter.data = view
@@ -64,6 +59,17 @@ def _views(flat: Tensor, parameters: list[torch.nn.Parameter]) -> list[Tensor]:
     return [c.as_strided(p.shape, p.stride()) for c, p in zip(chunks, parameters, strict=True)]
 
 
+def draw_exploration(
+    batch: int, num_actions: int, epsilon: np.ndarray | float, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `batch` agents explore now, (batch,) bool, and a random action for each, (batch,) int64.
+
+    Always draws the same amount, so that the generator's state depends on the number of steps alone.
+    """
+    explore = generator.random(batch) < epsilon
+    return explore, generator.integers(num_actions, size=batch)
+
+
 class QAgent:
     """Acts and learns as NeuralQLearner.lua does, for several environments at once.
 
@@ -73,7 +79,7 @@ class QAgent:
     def __init__(
         self,
         network: QNetwork,
-        memory: ReplayMemory,
+        device: torch.device,
         *,
         learning_rate: float,
         rmsprop_decay: float,
@@ -81,34 +87,33 @@ class QAgent:
         discount: float,
         minibatch_size: int,
     ):
-        self.device = memory.device
+        self.device = device
         self.online_network = network.to(self.device)
         self.target_network = copy.deepcopy(self.online_network).requires_grad_(False)
         self.optimizer = RMSProp(list(network.parameters()), learning_rate, rmsprop_decay, rmsprop_minimum)
         self._target_weights = flatten(list(self.target_network.parameters()))
-        self._memory = memory
         self._discount = discount
         self._minibatch_size = minibatch_size
         self._loss_sum = torch.zeros((), device=self.device)
         self._updates_since_loss = 0
         self._run: Callable[..., Any] = _Graphs(self._tensors) if self.device.type == "cuda" else self._run_eagerly
 
-    def act(self, epsilon: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """An epsilon-greedy action for each environment, (num_envs,) int64, in the states newest in the memory.
+    def act(self, states: Tensor, epsilon: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """An epsilon-greedy action for each environment, (num_envs,) int64, in states (num_envs, 4, 84, 84) uint8.
 
         epsilon: (num_envs,). Random numbers are drawn on the host, the same amount each time.
         """
-        explore, actions = draw_exploration(self._memory.num_envs, self.online_network.num_actions, epsilon, generator)
+        explore, actions = draw_exploration(len(epsilon), self.online_network.num_actions, epsilon, generator)
         if explore.all():
             return actions
-        greedy = self._run(self._greedy_actions, torch.from_numpy(self._memory.latest_indices()))
+        greedy = self._run(self._greedy_actions, states)
         return np.where(explore, actions, greedy.cpu().numpy())
 
     def learn(self, transitions: Transitions) -> None:
         """One update per minibatch in `transitions`, a multiple of the minibatch size, in their order."""
         self._run(
             self._update,
-            torch.from_numpy(transitions.frame_indices),
+            transitions.windows,
             torch.from_numpy(transitions.actions),
             torch.from_numpy(transitions.rewards),
             torch.from_numpy(np.where(transitions.terminals, 0, self._discount).astype(np.float32)),
@@ -120,9 +125,9 @@ class QAgent:
         self._target_weights.copy_(self.optimizer.weights)
 
     @torch.no_grad()
-    def mean_max_q(self, states: np.ndarray) -> float:
-        """The paper's average action value: the mean over states (count, 4, 84, 84) uint8 of the largest Q."""
-        return self.online_network(torch.from_numpy(states).to(self.device)).amax(1).mean().item()
+    def max_q(self, states: Tensor) -> Tensor:
+        """The largest Q-value, (count,) float32 on the CPU, in each of the states (count, 4, 84, 84) uint8."""
+        return self.online_network(states.to(self.device)).amax(1).cpu()
 
     def take_mean_loss(self) -> float | None:
         """The mean loss per transition of the updates since the last call; None when there were none."""
@@ -141,11 +146,10 @@ class QAgent:
         return function(*(tensor.to(self.device) for tensor in inputs))
 
     @torch.no_grad()
-    def _greedy_actions(self, frame_indices: Tensor) -> Tensor:
-        return self.online_network(self._memory.gather(frame_indices)).argmax(1)
+    def _greedy_actions(self, states: Tensor) -> Tensor:
+        return self.online_network(states).argmax(1)
 
-    def _update(self, frame_indices: Tensor, actions: Tensor, rewards: Tensor, discounts: Tensor) -> None:
-        windows = self._memory.gather(frame_indices)
+    def _update(self, windows: Tensor, actions: Tensor, rewards: Tensor, discounts: Tensor) -> None:
         # The target network stands still between two copies: one pass gives the targets of all these updates.
         with torch.no_grad():
             targets = rewards + discounts * self.target_network(windows[:, 1:]).amax(1)
@@ -155,19 +159,15 @@ class QAgent:
             q_taken = q_values.gather(1, actions[batch, None]).squeeze(1)
             # The gradient of this loss is the TD error clipped to [-1, 1], summed over the minibatch (getQUpdate).
             loss = F.huber_loss(q_taken, targets[batch], reduction="sum", delta=1.0)
-            self.optimizer.zero_grad()
+            self.optimizer.gradient.zero_()  # in place: `backward` adds to it
             loss.backward()
             self.optimizer.step()
             self._loss_sum += loss.detach()
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {
-            "online": self.optimizer.weights,
-            "target": self._target_weights,
-            "gradient_mean": self.optimizer.gradient_mean,
-            "squared_gradient_mean": self.optimizer.squared_gradient_mean,
-            "loss_sum": self._loss_sum,
-        }
+        means = {name: getattr(self.optimizer, name) for name in ("gradient_mean", "squared_gradient_mean")}
+        networks = {"online": self.optimizer.weights, "target": self._target_weights}
+        return networks | means | {"loss_sum": self._loss_sum}
 
     def state_dict(self) -> dict[str, Any]:
         """All that learning depends on, on the CPU: both networks, the optimizer, the running loss."""
@@ -205,7 +205,7 @@ class _Graphs:
     def _capture(
         self, function: Callable[..., Any], inputs: tuple[Tensor, ...]
     ) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Any]:
-        buffers = tuple(tensor.cuda() for tensor in inputs)
+        buffers = tuple(torch.empty_like(tensor, device="cuda").copy_(tensor) for tensor in inputs)
         before = {name: tensor.clone() for name, tensor in self._written().items()}
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -219,34 +219,3 @@ class _Graphs:
         for name, tensor in self._written().items():  # the warm-up has learned; the capture itself runs nothing
             tensor.copy_(before[name])
         return graph, buffers, output
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep the large buffers it frees: giving them back and getting them again costs 10 to 20% on a CPU.
-
-    Does nothing where the C library has no mallopt (macOS).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        # M_MMAP_THRESHOLD: what is larger is still mapped on its own. Older versions refuse more than 32 MiB.
-        _ = mallopt(-3, 2**30) or mallopt(-3, 2**25)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that --device names; raises `UsageError` when it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, available in there.items() if available))
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    usable = ", ".join(kind for kind, available in there.items() if available)
-    if device is None or not there.get(device.type, False):
-        raise UsageError(f"--device {name} is not there; this machine has: {usable}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name} is not there; this machine has {torch.cuda.device_count()} CUDA device(s)")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # streams and graphs are the current device's
-    return device

@@ -1,28 +1,45 @@
 """Train the DQN of Mnih et al., Nature 2015, on an Atari game: python q_agent_train.py --help"""
 
+from machine.exits import (
+    RunError,
+    StoppedError,
+    StopSignal,
+    UsageError,
+    exit_with,
+)  # first: from here on Ctrl-C is one line
+
+# isort: split
 import dataclasses
 import datetime
 import math
-import numbers
-import os
+import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import tyro
+from tqdm import tqdm
 
-from errors import RunError, UsageError, exit_with
-from q_agent import choose_device, keep_freed_memory
-from replay_memory import check_size
-from run import Run
-from run_folder import RunFolder, read_config
-from training import Hyperparameters, Training
-from wrappers import rom_name
+from atari import FRAMES_PER_MINUTE, FinishedGame
+from machine.devices import bits_depend_on, choose_device, set_up_torch
+from machine.flags import Count, Positive, flag, take_numbers_as_meant
+from machine.progress import Progress
+from machine.run_folder import RunFolder, read_config
+from machine.tables import game_row
+from model import QNetwork
+from q_agent import QAgent
+from replay_memory import ReplayMemory, check_size
+from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, play_protocol
+from training import Hyperparameters, Training, multiples_crossed
+from wrappers import AtariGames
 
 GAME = "BreakoutNoFrameskip-v4"  # edit this line to change the game, or name another with --game
 
-MAY_CHANGE = ("games", "steps", "device", "run_dir")  # the flags that lengthen a run or move it
+LOG_EVERY_STEPS = 10_000  # agent steps between the values in TensorBoard that belong to no game
+MAY_GROW = ("games", "steps")  # the flags that lengthen a run
+MAY_CHANGE = (*MAY_GROW, "device", "run_dir")
 
 
 @dataclass
@@ -31,36 +48,21 @@ class Config(Hyperparameters):
 
     game: str = GAME
     """The game, by any of its names: BreakoutNoFrameskip-v4, ALE/Breakout-v5, Breakout, breakout."""
-    games: int = 15_000
+    games: Count = 15_000
     """Whole games to play; the run ends at this or at --steps, whichever comes first."""
-    steps: int = 50_000_000
+    steps: Count = 50_000_000
     """Agent steps to play, of 4 frames each (run_gpu: steps)."""
     device: str = "auto"
     """Where the network and the memory live: cuda, mps, cpu, or auto for the first of them that is there."""
     run_dir: Path | None = None
     """Folder of the run: a new one, or one to go on with. Default: runs/<game>-<date>-<time>-seed<seed>."""
-    save_every_games: int = 50
+    save_every_games: Count = 50
     """Finished games between state dicts in state_dicts/."""
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: Positive = 5.0
     """Minutes of wall time between checkpoints."""
 
     def __post_init__(self) -> None:
-        # In a notebook 1 may stand for 1.0, 1e6 for 1_000_000, and NumPy's numbers for Python's.
-        for field in dataclasses.fields(self):
-            kind, value = type(field.default), getattr(self, field.name)
-            is_number = isinstance(value, numbers.Real) and math.isfinite(value)
-            if kind in (int, float) and is_number and kind(value) == value:
-                setattr(self, field.name, kind(value))
-
-    def check(self) -> None:
-        """Raise `UsageError` for a value that cannot be, before anything is made."""
-        rom_name(self.game)
-        for name in ("games", "steps", "save_every_games"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} cannot be: it must be 1 or more")
-        if not (math.isfinite(self.checkpoint_minutes) and self.checkpoint_minutes > 0):
-            raise UsageError(f"--checkpoint-minutes {self.checkpoint_minutes} cannot be: it must be above 0")
-        super().check()
+        take_numbers_as_meant(self)
 
     def as_json(self) -> dict[str, Any]:
         """The config as config.json holds it; the folder it stands in is its run_dir."""
@@ -69,71 +71,268 @@ class Config(Hyperparameters):
         return values
 
 
+def set_up(parameters: Hyperparameters, device: torch.device) -> Training:
+    """The network with random weights, the empty replay memory, the games: all that a training begins with."""
+    games = AtariGames(parameters.rom, parameters.num_envs, sticky_actions=parameters.sticky_actions)
+    memory = ReplayMemory(parameters.replay_size, parameters.num_envs, device)
+    torch.manual_seed(parameters.seed)
+    agent = QAgent(
+        QNetwork(games.rom, games.num_actions),
+        device,
+        learning_rate=parameters.learning_rate,
+        rmsprop_decay=parameters.rmsprop_decay,
+        rmsprop_minimum=parameters.rmsprop_minimum,
+        discount=parameters.discount,
+        minibatch_size=parameters.minibatch_size,
+    )
+    return Training(parameters, games, memory, agent)
+
+
+def step(training: Training) -> list[FinishedGame]:
+    """One agent step of every environment, as `perceive` orders it (paper, Algorithm 1); returns the games that ended.
+
+    Act, learn from what is stored, then store. In the step that crosses `replay_start_size`, filled by random play
+    until then (epsilon 1), the first updates are due: one per 4 agent steps, so 8 with 32 environments.
+    """
+    agent, memory, emulators, parameters = training.agent, training.memory, training.games, training.parameters
+    training.hold_out_states_when_due()  # once, when learning starts: the states of the average action value
+    actions = agent.act(memory.latest_states(), training.epsilon, training.generators["exploration"])
+    emulators.send(actions)  # they run in their own threads ...
+    if updates := training.updates_due:  # ... while the network learns, one minibatch after the other
+        agent.learn(memory.sample(updates * parameters.minibatch_size, training.generators["sampling"]))
+    played = emulators.receive()
+    memory.append(actions, played)
+    if training.target_copy_is_due:  # every 10,000 agent steps
+        agent.copy_target()
+    training.advance(actions, played)  # the clock, epsilon, what is due next
+    return played.finished
+
+
+def train(config: Config) -> Path:
+    """Train as `config` says, or go on with the run in its folder; returns it. Raises `UsageError` and `RunError`."""
+    device, run_dir = prepare(config)
+    with (
+        RunFolder(run_dir) as folder,
+        closing(set_up(config, device)) as training,
+        StopSignal() as stop,
+        Run(config, training, folder, stop) as run,
+    ):
+        if not run.begin():  # anew, or from the newest checkpoint
+            return run_dir
+        while True:
+            if training.evaluation_is_due:
+                run.evaluate()  # the best network is kept; a signal breaks it off, and it stays due
+            if stop or training.agent_steps >= config.steps or training.games_finished >= config.games:
+                break
+            training.reseed_when_due()
+            run.record(step(training))  # a row per game, a state dict every 50 games
+            run.save_checkpoint_when_due()
+        run.end()
+    return run_dir
+
+
+def prepare(config: Config) -> tuple[torch.device, Path]:
+    """Check everything that can be known before anything is made; the device and the folder of the run."""
+    config.check()
+    device = choose_device(config.device)
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    new_dir = f"runs/{config.rom}-{now}-seed{config.seed}"  # with --run-dir, too: an unknown game is refused here
+    run_dir = Path(config.run_dir or new_dir)
+    saved = config_of_run(run_dir)
+    if saved:
+        check_continuation(saved, config)
+    check_size(config.replay_size, config.num_envs, device)
+    set_up_torch(config.deterministic)
+    return device, run_dir
+
+
 def config_of_run(run_dir: Path) -> Config | None:
     """The config that a run folder was made with; None for a folder without one. Raises `RunError` if broken."""
-    values = read_config(run_dir)
-    if values is None:
-        return None
-    known = Config().as_json()
-    odd = values.keys() ^ known.keys() or {name for name in known if type(values[name]) is not type(known[name])}
-    if odd:
-        names = ", ".join(sorted(odd))
-        raise RunError(f"{run_dir}/config.json is from another version of this project ({names}); use that version")
-    return Config(**values, run_dir=run_dir)
+    values = read_config(run_dir, Config().as_json())
+    return None if values is None else Config(**values, run_dir=run_dir)
 
 
 def check_continuation(saved: Config, config: Config) -> None:
     """Raise `UsageError` where `config` asks a run for something else than it was begun with."""
     for field in dataclasses.fields(Config):
-        before, now = getattr(saved, field.name), getattr(config, field.name)
-        flag = f"--{field.name.replace('_', '-')}"
-        if field.name in ("games", "steps") and now < before:
-            raise UsageError(f"{flag} {now} would shorten {config.run_dir}, which was begun with {before}; it may grow")
-        if field.name == "game" and rom_name(now) == rom_name(before):
-            continue
-        if field.name not in MAY_CHANGE and now != before:
-            raise UsageError(
-                f"{flag} {now} contradicts {config.run_dir}, which was begun with {before}; leave the flag out to go "
-                "on with the run, or choose another --run-dir"
+        name, before, now = flag(field.name), getattr(saved, field.name), getattr(config, field.name)
+        if field.name in MAY_GROW and now < before:
+            raise UsageError(f"{name} {now} would shorten {config.run_dir}, which was begun with {before}; it may grow")
+        same = saved.rom == config.rom if field.name == "game" else now == before
+        if field.name not in MAY_CHANGE and not same:
+            way_out = "leave the flag out to go on with the run, or choose another --run-dir"
+            raise UsageError(f"{name} {now} contradicts {config.run_dir}, which was begun with {before}; {way_out}")
+
+
+class Run:
+    """A training with its files: what is saved, logged, evaluated and shown, and when."""
+
+    def __init__(self, config: Config, training: Training, folder: RunFolder, stop: StopSignal):
+        self.config = config
+        self.training = training
+        self.folder = folder
+        self.stop = stop
+        self.best_mean = -math.inf
+        self.seconds_before = 0.0  # spent on this run by processes before this one
+        self.last_saved = "nothing yet"
+        self._began = self._checkpoint_written = time.monotonic()
+        self._steps_recorded = 0
+        self._progress = Progress(config.steps, config.games)
+        self._evaluation_games: AtariGames | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        self._progress.close()
+        if self._evaluation_games:
+            self._evaluation_games.close()
+        if isinstance(error, OSError):
+            what = f"cannot write in {self.folder.path}: {error.strerror or error}"
+            raise RunError(f"{what}. Last good checkpoint: {self.last_saved}. Once mended: {self._command}") from None
+
+    def begin(self) -> bool:
+        """Start anew or from the newest sound checkpoint; False when there is nothing to do or a signal came."""
+        new = not self.folder.checkpoints.exists()
+        if new and self.folder.holds_games():
+            what = f"{self.folder.path} holds games but no checkpoint"
+            raise UsageError(f"{what}: put checkpoint.pt back, or choose another --run-dir")
+        if not new and not self._restore():
+            return False
+        self.folder.write_config(self.config.as_json())
+        training = self.training
+        if new:
+            self.folder.cut_back({})
+            training.begin()
+            self.save_checkpoint()
+            print(f"Training on {training.games.rom}, device {training.memory.device}: {self.folder.path}")
+        self._steps_recorded = training.agent_steps
+        self._progress.start(training.agent_steps, training.games_finished)
+        return True
+
+    def _restore(self) -> bool:
+        """Take over the newest sound checkpoint and play its tape; False when there is nothing to do."""
+        checkpoint, fault = self.folder.checkpoints.load()
+        if fault:
+            print(f"The newest checkpoint cannot be used ({fault}); going on from the one before it.")
+        state = checkpoint["training"]
+        played_all = state["agent_steps"] >= self.config.steps or state["games_finished"] >= self.config.games
+        if played_all and state["evaluations"] >= self.config.evaluations_until(state["agent_steps"]):
+            print(f"{self.folder.path} is finished; a larger --steps or --games goes on with it.")
+            return False
+        total = sum(len(actions) for actions in state["tape"]["actions"])
+        with tqdm(total=total, desc="Playing the tape", unit=" steps", unit_scale=True) as bar:
+
+            def watch(steps: int) -> None:
+                bar.update(steps)
+                if self.stop:
+                    raise StoppedError
+
+            try:
+                played_true = self.training.restore(state, watch)
+            except StoppedError:
+                print("Stopped while the tape was playing; nothing was changed.")
+                return False
+        if not played_true or checkpoint["machine"] != bits_depend_on(self.training.memory.device):
+            where = "another processor, thread count, torch or ale-py"
+            print(f"The checkpoint is from {where}: the run goes on, but not bit for bit.")
+        self.folder.cut_back(checkpoint["lengths"])
+        self.best_mean = checkpoint["best_mean"]
+        self.seconds_before = checkpoint["seconds"]
+        self.last_saved = f"agent step {self.training.agent_steps:,}"
+        print(f"Going on at game {self.training.games_finished:,}, {self.last_saved}: {self.folder.path}")
+        return True
+
+    def save_checkpoint(self) -> None:
+        """Write model.pt and a checkpoint of this very step, which `_restore` reads; raises `OSError`."""
+        self._save_network("model.pt")
+        self.folder.checkpoints.save(
+            {
+                "machine": bits_depend_on(self.training.memory.device),
+                "training": self.training.state_dict(),
+                "lengths": self.folder.lengths(),
+                "best_mean": self.best_mean,
+                "seconds": self._seconds(),
+            }
+        )
+        self.last_saved = f"agent step {self.training.agent_steps:,}"
+        self._checkpoint_written = time.monotonic()
+
+    def save_checkpoint_when_due(self) -> None:
+        """Write a checkpoint every `checkpoint_minutes`."""
+        if time.monotonic() - self._checkpoint_written >= self.config.checkpoint_minutes * 60:
+            self.save_checkpoint()
+
+    def record(self, games: list[FinishedGame]) -> None:
+        """Write the games that ended, the log, and the state dict when its turn has come; refresh the progress line."""
+        training, steps, epsilon = self.training, self.training.agent_steps, float(self.training.epsilon[0])
+        first = training.games_finished - len(games) + 1
+        for number, game in enumerate(games, start=first):
+            self.folder.add_row("games.csv", game_row(number, steps, game, epsilon, self._seconds()))
+            self.folder.add_scalars(steps, score=game.score, epsilon=epsilon)
+            if number % self.config.save_every_games == 0:
+                self._save_network(f"state_dicts/game_{number:06d}.pt")
+                self._save_network("model.pt")
+        if multiples_crossed(self._steps_recorded, steps, LOG_EVERY_STEPS):
+            self._check_finite()
+            speed = self._progress.steps_per_second(steps)
+            self.folder.add_scalars(steps, **training.take_log_values(), steps_per_second=speed)
+        self._steps_recorded = steps
+        self._progress.show(steps, training.games_finished, training.recent_scores, epsilon)
+
+    def evaluate(self) -> None:
+        """Play the paper's protocol, keep the network if it is the best so far; broken off by a signal it stays due."""
+        self._check_finite()
+        training, seed = self.training, self.training.evaluation_seed()
+        if not self._evaluation_games:
+            self._evaluation_games = AtariGames(
+                training.games.rom,
+                self.config.evaluation_games,
+                sticky_actions=self.config.sticky_actions,
+                max_frames_per_game=MINUTES * FRAMES_PER_MINUTE,
             )
+        player = EpsilonGreedyPlayer(training.agent.online_network, epsilon=EPSILON, seed=seed)
+        scores = play_protocol(player, self._evaluation_games, seed=seed, watch=lambda _: not self.stop)
+        if scores is None:
+            return
+        row = (training.agent_steps, scores.mean(), scores.std(), scores.min(), scores.max(), training.mean_max_q())
+        self.folder.add_row("evaluations.csv", row)
+        self.folder.add_scalars(training.agent_steps, evaluation_mean=scores.mean())
+        if scores.mean() > self.best_mean:
+            self.best_mean = float(scores.mean())
+            self._save_network("best.pt")
+        training.evaluations += 1
 
+    def _check_finite(self) -> None:
+        if not self.training.agent.is_finite():
+            what = f"the loss is no finite number any more, noticed at agent step {self.training.agent_steps:,}"
+            kept = f"the checkpoint of {self.last_saved} and model.pt in {self.folder.path}"
+            raise RunError(f"{what}: the learning rate may be too large. Last good files: {kept}")
 
-def train(config: Config) -> Path:
-    """Train as `config` says, or go on with the run in its folder; returns the run folder.
+    def _save_network(self, name: str) -> None:
+        self._check_finite()
+        self.folder.save_network(self.training.agent.online_network.state_dict(), name)
 
-    Raises `UsageError` for what cannot be done and `RunError` for what fails on the way.
-    """
-    config.check()
-    device = choose_device(config.device)
-    run_dir = Path(config.run_dir) if config.run_dir else _new_run_dir(config)
-    saved = config_of_run(run_dir)
-    if saved:
-        check_continuation(saved, config)
-    check_size(config.replay_size, config.num_envs, device)
-    _set_up_torch(config)
-    folder = RunFolder(run_dir)
-    try:
-        training = Training(config, device)
-        try:
-            Run(config, training, folder).go()
-        finally:
-            training.close()
-    finally:
-        folder.close()
-    return run_dir
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self._began
 
+    @property
+    def _command(self) -> str:
+        return f"python q_agent_train.py --run-dir {self.folder.path}"
 
-def _set_up_torch(config: Config) -> None:
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
-    torch.use_deterministic_algorithms(config.deterministic)
-    torch.backends.cudnn.allow_tf32 = False  # the paper's arithmetic is float32; convolutions would round to tf32
-    keep_freed_memory()
-
-
-def _new_run_dir(config: Config) -> Path:
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{rom_name(config.game)}-{now}-seed{config.seed}"
+    def end(self) -> None:
+        """Write the last checkpoint and say where everything is."""
+        self.save_checkpoint()
+        self._progress.close()
+        training, path = self.training, self.folder.path
+        how = "Stopped" if self.stop else "Finished"
+        print(f"{how} after {training.games_finished:,} games and {training.agent_steps:,} agent steps.")
+        print(f"  newest network   {path}/model.pt, earlier ones in {path}/state_dicts")
+        if self.best_mean > -math.inf:
+            print(f"  best network     {path}/best.pt, mean score {self.best_mean:.1f} over its evaluation")
+        print(f"  scores           {path}/games.csv; curves: tensorboard --logdir {path}")
+        print(f"  film it          python trained_model_video_generation.py --state-dict {path}/model.pt")
+        print(f"  go on            {self._command}" + ("" if self.stop else " --games ... --steps ..."))
 
 
 def main() -> None:

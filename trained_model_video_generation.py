@@ -1,20 +1,24 @@
 """Film a trained network at play: python trained_model_video_generation.py --state-dict model.pt"""
 
-import signal
-import sys
+from machine.exits import StopSignal, UsageError, exit_with  # first: from here on Ctrl-C is one line
+
+# isort: split
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
 
-from errors import UsageError, exit_with
-from evaluate import EPSILON, MINUTES, EpsilonGreedyPlayer
-from film import FRAMES_PER_SECOND, GIF_FRAMES_PER_SECOND, Film, Shot, Window, open_game, shots
+from atari import FRAMES_PER_SECOND, display_name
+from machine.flags import Bounds, Count, Probability, check_bounds, flag
 from model import QNetwork, load_network
-from panel import SCALE, Panel
-from wrappers import MAX_EMULATOR_SEED, FilmedGame, display_name
+from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, Shot, open_game, shots
+from showing.film import GIF_FRAMES_PER_SECOND, Film, filming
+from showing.panel import SCALE, Panel
+from showing.window import Window
+from wrappers import MAX_EMULATOR_SEED, FilmedGame
 
 GIF_SECONDS = 15
 GIF_FRAMES = GIF_SECONDS * GIF_FRAMES_PER_SECOND
@@ -22,16 +26,16 @@ GIF_SCALE = 2
 
 
 @dataclass
-class Config:
+class FilmConfig:
     """Film a trained network at play: every emulator frame in colour, 60 per second, beside what the network sees."""
 
     state_dict: Path
     """The network: a state dict that a training run wrote, such as runs/.../model.pt. It knows its game."""
-    episodes: int = 1
+    episodes: Count = 1
     """Games to film, one after the other, each from another seed; a game ends after 5 minutes at the latest."""
-    epsilon: float = EPSILON
+    epsilon: Probability = EPSILON
     """Probability of a random action (paper, evaluation: 0.05)."""
-    seed: int = 0
+    seed: Annotated[int, Bounds(0, MAX_EMULATOR_SEED - 1)] = 0
     """Seed of the first game and of its random actions; the next game has the next seed."""
     output: Path | None = None
     """The film. Default: <game>.mp4, or <game>.gif, in the current folder."""
@@ -44,29 +48,28 @@ class Config:
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be."""
-        if self.episodes < 1:
-            raise UsageError(f"--episodes {self.episodes} cannot be: it must be 1 or more")
-        if not 0 <= self.epsilon <= 1:
-            raise UsageError(f"--epsilon {self.epsilon} cannot be: it must be from 0 to 1")
-        if not 0 <= self.seed <= MAX_EMULATOR_SEED - self.episodes:
-            raise UsageError(f"--seed {self.seed} cannot be: it must be from 0 to {MAX_EMULATOR_SEED - self.episodes}")
+        check_bounds(self)
+        if self.seed + self.episodes > MAX_EMULATOR_SEED:
+            raise UsageError(
+                f"{flag('episodes')} {self.episodes} needs more seeds than there are from --seed {self.seed} on"
+            )
         suffix = ".gif" if self.gif else ".mp4"
         if self.output and self.output.suffix != suffix:
             raise UsageError(f"--output {self.output} must end in {suffix}" + ("" if self.gif else ", or add --gif"))
 
 
-def film(config: Config) -> Path:
-    """Play and film as `config` says; returns the film's path. Raises `UsageError`, and then there is no film."""
+def make_film(config: FilmConfig) -> Path:
+    """Film as `config` says; returns the path. Raises `UsageError`, at a signal KeyboardInterrupt: then nothing is."""
     config.check()
     network = load_network(config.state_dict)
     game = open_game(config.state_dict, network)
     path = config.output or Path(f"{game.rom}.gif" if config.gif else f"{game.rom}.mp4")
-    with Film(path) as film, closing(game):
+    with StopSignal() as stop, closing(game), filming(path) as film:
         window = Window(f"{display_name(game.rom)}, filmed") if config.show else None
         for number in range(config.episodes):
             if config.gif and film.frames == GIF_FRAMES:
                 break
-            last = film_game(config, network, game, number, film, window)
+            last = film_game(config, network, game, number, film, window, stop)
             note = ""
             if last.cut or not last.over:
                 limit = f"{MINUTES} minutes, the paper's limit" if last.cut else f"the {GIF_SECONDS} seconds of a GIF"
@@ -77,7 +80,13 @@ def film(config: Config) -> Path:
 
 
 def film_game(
-    config: Config, network: QNetwork, game: FilmedGame, number: int, film: Film, window: Window | None
+    config: FilmConfig,
+    network: QNetwork,
+    game: FilmedGame,
+    number: int,
+    film: Film,
+    window: Window | None,
+    stop: StopSignal,
 ) -> Shot:
     """Film one game, or as much of it as a GIF holds; returns its last shot."""
     seed = config.seed + number
@@ -91,9 +100,9 @@ def film_game(
         for screen in screens:
             picture = panel.picture(screen)
             film.add(picture)
+            if stop or (window and "q" in window.pressed()):
+                raise KeyboardInterrupt("before the end: no film was written")
             if window:
-                if "q" in window.pressed():
-                    raise KeyboardInterrupt
                 window.show(picture, GIF_FRAMES_PER_SECOND if config.gif else FRAMES_PER_SECOND)
         if shot.over or (config.gif and film.frames == GIF_FRAMES):
             break
@@ -101,13 +110,7 @@ def film_game(
 
 
 def main() -> None:
-    """The command line."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a killed film leaves nothing behind either
-    try:
-        film(tyro.cli(Config))
-    except KeyboardInterrupt:
-        print("\nStopped before the end: no film was written.", file=sys.stderr)
-        sys.exit(130)  # as shells report Ctrl-C
+    make_film(tyro.cli(FilmConfig))
 
 
 if __name__ == "__main__":

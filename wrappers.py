@@ -2,31 +2,25 @@
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
-from gymnasium.wrappers import AtariPreprocessing
+from gymnasium.wrappers import AtariPreprocessing, RenderCollection
 
-from errors import UsageError
-from model import FRAME_SIZE
-from nature_scores import game_key
+from atari import FRAME_SIZE, FRAMES_PER_MINUTE, FRAMES_PER_STEP, FinishedGame, Step, display_name, game_key
+from machine.exits import UsageError
 
-FRAMES_PER_STEP = 4  # run_gpu: actrep
-MAX_FRAMES_PER_GAME = 108_000  # 30 minutes: ALE's own limit in training
+MAX_FRAMES_PER_GAME = 30 * FRAMES_PER_MINUTE  # ALE's own limit in training
 MAX_EMULATOR_SEED = 2**31 - 2**16  # ale-py's seeds have 31 bits, and environment i gets seed + i
 NOOP_MAX_FRAMES = 30  # run_gpu: random_starts; ale-py draws 0 to 29, the released code 1 to 30
 
 
 def rom_name(game: str) -> str:
-    """The ROM that a game's name means: BreakoutNoFrameskip-v4, ALE/Breakout-v5, Breakout and breakout are one.
-
-    Raises `UsageError` with the nearest names when there is none.
-    """
+    """The ROM that any of a game's names means (ALE/Breakout-v5); raises `UsageError` with the nearest names."""
     # The few ROMs that Gymnasium does not register are for two players only.
     single_player = (rom for rom in roms.get_all_rom_ids() if f"ALE/{display_name(rom)}-v5" in gym.registry)
     known = {rom.replace("_", ""): rom for rom in single_player}
@@ -36,49 +30,6 @@ def rom_name(game: str) -> str:
     nearest = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
     hint = "did you mean " + ", ".join(display_name(known[name]) for name in nearest) if nearest else "try Breakout"
     raise UsageError(f"unknown game '{game}': {hint}?")
-
-
-def display_name(rom: str) -> str:
-    """The name people know a ROM by, as in the paper's tables: ms_pacman is MsPacman."""
-    return "".join(word.capitalize() for word in rom.split("_"))
-
-
-@dataclass
-class FinishedGame:
-    """One whole game: which environment played it, its raw score, its length in agent steps."""
-
-    environment: int
-    score: float
-    length_steps: int
-
-
-@dataclass
-class Step:
-    """What one agent step (4 frames) did in each environment; (num_envs, ...) arrays.
-
-    frames: (num_envs, 84, 84) uint8, the newest frame; where a game ended, the first of the next game.
-    rewards: float32, raw, the sum over the frames. terminals: bool, a life or the game was lost.
-    game_starts: bool, the frame is a new game's first. finished: the games that ended, by environment.
-    """
-
-    frames: np.ndarray
-    rewards: np.ndarray
-    terminals: np.ndarray
-    game_starts: np.ndarray
-    finished: list[FinishedGame]
-
-
-class Games(Protocol):
-    """What plays: `AtariGames` for speed, `FilmedGame` for the eye. Both show a network the same bytes."""
-
-    rom: str
-    num_envs: int
-    num_actions: int
-
-    def reset(self, seed: int) -> np.ndarray: ...
-    def send(self, actions: np.ndarray) -> None: ...
-    def receive(self) -> Step: ...
-    def close(self) -> None: ...
 
 
 class _ScoreKeeper:
@@ -91,8 +42,7 @@ class _ScoreKeeper:
 
     def restart(self, lives: np.ndarray) -> None:
         self._lives = lives.copy()
-        self._scores[:] = 0
-        self._lengths_steps[:] = 0
+        self._scores[:] = self._lengths_steps[:] = 0
 
     def step(
         self, frames: np.ndarray, rewards: np.ndarray, over: np.ndarray, cut: np.ndarray, lives: np.ndarray
@@ -103,31 +53,29 @@ class _ScoreKeeper:
         terminals = over | (~cut & (lives < self._lives))
         self._lives = lives.copy()
         ended = over | cut
-        finished = [
-            FinishedGame(int(e), float(self._scores[e]), int(self._lengths_steps[e])) for e in np.flatnonzero(ended)
-        ]
-        self._scores[ended] = 0
-        self._lengths_steps[ended] = 0
+        played = zip(self._scores.tolist(), self._lengths_steps.tolist(), strict=True)
+        finished = [FinishedGame(e, *game) for e, game in enumerate(played) if ended[e]]
+        self._scores[ended] = self._lengths_steps[ended] = 0
         return Step(frames, rewards.astype(np.float32), terminals, ended, finished)
 
 
 class AtariGames:
     """Many games of one ROM, stepping in their own C++ threads between `send` and `receive`.
 
-    A function of the seeds and actions alone, whatever the number of threads.
+    A function of the seeds and actions alone, whatever the number of threads. `rom` is what `rom_name` gives.
     """
 
     def __init__(
         self,
-        game: str,
+        rom: str,
         num_envs: int,
         *,
         sticky_actions: float = 0.0,
         max_frames_per_game: int = MAX_FRAMES_PER_GAME,
     ):
-        if num_envs < 1:
+        if num_envs < 1:  # ale-py would crash the process
             raise UsageError(f"--num-envs {num_envs} makes no game to play; 1 or more")
-        self.rom = rom_name(game)
+        self.rom = rom
         self.num_envs = num_envs
         # Every argument is set: ale-py's defaults clip rewards and press FIRE. stack_num=1: the memory stacks.
         self._environments = AtariVectorEnv(
@@ -172,30 +120,8 @@ class AtariGames:
         return self._keeper.step(np.asarray(observations)[:, 0], rewards, over, cut, info["lives"])
 
     def close(self) -> None:
-        """Stop the emulators' threads."""
         self._environments.close()
         del self._environments
-
-
-class _EveryFrame(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps the screen after every emulator frame, which the preprocessing around it skips."""
-
-    def __init__(self, env: gym.Env[Any, Any]):
-        super().__init__(env)
-        self.screens: list[np.ndarray] = []
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        result = self.env.reset(seed=seed, options=options)
-        self.screens = [self._screen()]
-        return result
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        result = self.env.step(action)
-        self.screens.append(self._screen())
-        return result
-
-    def _screen(self) -> np.ndarray:
-        return self.env.unwrapped.ale.getScreenRGB()  # type: ignore[attr-defined]
 
 
 class FilmedGame:
@@ -207,33 +133,31 @@ class FilmedGame:
 
     num_envs = 1
 
-    def __init__(self, game: str, *, max_frames_per_game: int = MAX_FRAMES_PER_GAME):
-        self.rom = rom_name(game)
+    def __init__(self, rom: str, *, max_frames_per_game: int = MAX_FRAMES_PER_GAME):
+        self.rom = rom
         emulator = gym.make(
             f"ALE/{display_name(self.rom)}-v5",
+            render_mode="rgb_array",
             frameskip=1,
             repeat_action_probability=0.0,
             full_action_space=False,
             max_num_frames_per_episode=max_frames_per_game,
             disable_env_checker=True,
         )
-        self._film = _EveryFrame(emulator)
+        self._every_frame = RenderCollection(emulator)  # inside the preprocessing, which skips frames
         self._game = AtariPreprocessing(
-            self._film, noop_max=NOOP_MAX_FRAMES, frame_skip=FRAMES_PER_STEP, screen_size=FRAME_SIZE
+            self._every_frame, noop_max=NOOP_MAX_FRAMES, frame_skip=FRAMES_PER_STEP, screen_size=FRAME_SIZE
         )
         self.action_names: list[str] = emulator.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
         self.num_actions = len(self.action_names)
+        self.screens: list[np.ndarray] = []
         self._keeper = _ScoreKeeper(1)
         self._action = 0
-
-    @property
-    def screens(self) -> list[np.ndarray]:
-        """The emulator frames since the last call of `reset` or `send`, (210, 160, 3) uint8 each."""
-        return self._film.screens
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Start a new game, from a seed or going on from the last; returns its first frame (1, 84, 84) uint8."""
         frame, info = self._game.reset(seed=seed)
+        self.screens = self._every_frame.render()  # type: ignore[assignment]
         self._keeper.restart(np.array([info["lives"]]))
         return np.asarray(frame)[None]
 
@@ -243,19 +167,18 @@ class FilmedGame:
 
     def receive(self) -> Step:
         """Play the step; the caller must `reset` after one that ends the game."""
-        self._film.screens = []
         frame, reward, over, cut, info = self._game.step(self._action)
-        return self._keeper.step(
-            np.asarray(frame)[None],
-            np.array([reward]),
-            np.array([over]),
-            np.array([cut and not over]),
-            np.array([info["lives"]]),
-        )
+        self.screens = self._every_frame.render()  # type: ignore[assignment]
+        cut = cut and not over
+        values = (np.array([value]) for value in (reward, over, cut, info["lives"]))
+        return self._keeper.step(np.asarray(frame)[None], *values)
 
     def close(self) -> None:
-        """Close the emulator."""
         self._game.close()
+
+
+# What plays: the one for speed, the other for the eye. Both show a network the same bytes.
+Games = AtariGames | FilmedGame
 
 
 class Tape:
@@ -266,37 +189,36 @@ class Tape:
 
     def __init__(self, num_envs: int):
         self._num_envs = num_envs
-        self._segments: list[tuple[int, int, bytearray]] = []  # seed, first row, one byte per action
+        self._seeds: list[int] = []
+        self._rows: list[int] = []
+        self._actions: list[bytearray] = []  # one byte each
 
     def start_segment(self, seed: int, row: int) -> None:
         """The games have just been reset from `seed`; their first frames are row `row`."""
-        self._segments.append((seed, row, bytearray()))
+        self._seeds.append(seed)
+        self._rows.append(row)
+        self._actions.append(bytearray())
 
     def record(self, actions: np.ndarray) -> None:
         """Keep the actions (num_envs,) of one agent step."""
-        self._segments[-1][2].extend(actions.astype(np.uint8).tobytes())
+        self._actions[-1].extend(actions.astype(np.uint8).tobytes())
 
     def forget_before(self, row: int) -> None:
         """Drop the segments that end before `row`: nothing in the memory comes from them."""
-        while len(self._segments) > 1 and self._segments[1][1] <= row:
-            del self._segments[0]
+        while len(self._rows) > 1 and self._rows[1] <= row:
+            del self._seeds[0], self._rows[0], self._actions[0]
 
     def segments(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """Seed, first row and actions (steps, num_envs) uint8 of each segment, oldest first."""
-        for seed, row, actions in self._segments:
-            yield seed, row, np.frombuffer(bytes(actions), np.uint8).reshape(-1, self._num_envs)
+        actions = (np.frombuffer(bytes(each), np.uint8).reshape(-1, self._num_envs) for each in self._actions)
+        return zip(self._seeds, self._rows, actions, strict=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The segments: seeds, first rows, and actions as flat uint8 arrays."""
-        return {
-            "seeds": [seed for seed, _, _ in self._segments],
-            "rows": [row for _, row, _ in self._segments],
-            "actions": [np.array(actions, np.uint8) for _, _, actions in self._segments],
-        }
+        actions = [np.array(each, np.uint8) for each in self._actions]
+        return {"seeds": [*self._seeds], "rows": [*self._rows], "actions": actions}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
-        self._segments = [
-            (seed, row, bytearray(actions.tobytes()))
-            for seed, row, actions in zip(state["seeds"], state["rows"], state["actions"], strict=True)
-        ]
+        self._seeds, self._rows = [*state["seeds"]], [*state["rows"]]
+        self._actions = [bytearray(actions.tobytes()) for actions in state["actions"]]

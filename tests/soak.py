@@ -18,7 +18,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import training
-from checkpoint import CheckpointFile
+from machine.checkpoint import CheckpointFile
 from q_agent_train import Config, train
 
 # Past the memory's wrap-around, across several evaluations with their fresh seeds, a checkpoint every half second.

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from checkpoint import CheckpointFile, load_file, save_state_dict, write_atomically, write_text
-from errors import RunError, UsageError
+from machine.checkpoint import CheckpointFile, load_file, save_state_dict
+from machine.exits import RunError, UsageError
+from machine.files import replacing, write_text
 
 
 def state(number: int) -> dict[str, Any]:
@@ -97,12 +98,13 @@ def test_two_damaged_checkpoints_are_an_error_that_changes_nothing(tmp_path: Pat
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "old")
 
-    def fail(path: Path) -> None:
-        path.write_text("half")
-        raise OSError(28, "No space left on device")
+    def fail() -> None:
+        with replacing(tmp_path / "file") as temporary:
+            temporary.write_text("half")
+            raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        write_atomically(tmp_path / "file", fail)
+        fail()
     assert (tmp_path / "file").read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
 

@@ -1,40 +1,26 @@
 """Scores by the paper's protocol: its limits, its epsilon, its seeds; and that evaluating changes nothing learned."""
 
 import csv
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import refused, run_script, save_network
 from soak import SMALL
 
-from checkpoint import CheckpointFile, save_state_dict
-from errors import UsageError
-from evaluate import COLUMNS, EpsilonGreedyPlayer, bootstrap_interval, main, play_games, play_protocol
+from evaluate import COLUMNS, bootstrap_interval, main
+from machine.checkpoint import CheckpointFile
 from model import QNetwork, load_network
 from q_agent_train import train
+from showing.episodes import EpsilonGreedyPlayer, play_games, play_protocol
 from wrappers import AtariGames
-
-ROOT = Path(__file__).parent.parent
 
 
 def player(epsilon: float = 0.05, seed: int = 0, game: str = "road_runner", actions: int = 18) -> EpsilonGreedyPlayer:
     torch.manual_seed(1)
     return EpsilonGreedyPlayer(QNetwork(game, actions), epsilon=epsilon, seed=seed)
-
-
-def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "evaluate.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-
-def saved(path: Path, game: str, actions: int) -> Path:
-    torch.manual_seed(1)
-    save_state_dict(QNetwork(game, actions).state_dict(), path)
-    return path
 
 
 def test_each_environments_first_game_counts_and_the_seed_decides() -> None:
@@ -87,10 +73,10 @@ def test_the_bootstrap_interval_is_that_of_a_naive_loop() -> None:
 
 
 def test_the_script_prints_and_writes_a_row_for_each_network(tmp_path: Path) -> None:
-    first, second = saved(tmp_path / "a.pt", "road_runner", 18), saved(tmp_path / "b.pt", "pooyan", 6)
-    result = evaluate(
-        "--state-dict", str(first), str(second), "--games", "3", "--minutes", "0.5", "--csv", str(tmp_path / "s.csv")
-    )
+    first = save_network(tmp_path / "a.pt", "road_runner", 18, seed=1)
+    second = save_network(tmp_path / "b.pt", "pooyan", 6)
+    arguments = ("--games", "3", "--minutes", "0.5", "--csv", str(tmp_path / "s.csv"))
+    result = run_script("evaluate.py", "--state-dict", str(first), str(second), *arguments)
     assert result.returncode == 0, result.stderr
     with open(tmp_path / "s.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -114,10 +100,12 @@ def test_the_script_prints_and_writes_a_row_for_each_network(tmp_path: Path) -> 
     assert lines[1].split()[-5:] == ["-", "-", "-", "-", str(second)]
 
 
-def test_bad_input_is_one_line_and_status_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = str(saved(tmp_path / "good.pt", "pong", 6))
+def test_bad_input_is_one_line_and_status_2(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = str(save_network(tmp_path / "good.pt", "pong", 6))
     (tmp_path / "text.pt").write_text("no network")
-    wrong = str(saved(tmp_path / "wrong.pt", "pong", 4))
+    wrong = str(save_network(tmp_path / "wrong.pt", "pong", 4))
     for arguments, expected in (
         (("--state-dict", str(tmp_path / "nowhere.pt")), "is not there"),
         (("--state-dict", str(tmp_path / "text.pt")), "was not written by this project"),
@@ -130,12 +118,8 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, monkeypatch: pytest.
         (("--state-dict", good, "--csv", str(tmp_path / "no" / "s.csv")), "--csv"),
         (("--state-dict", good, "--csv", str(tmp_path)), "--csv"),
     ):
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
-        with pytest.raises(UsageError) as error:
-            main()
-        assert expected in str(error.value)
-        assert "\n" not in str(error.value)
-    result = evaluate("--state-dict", wrong)
+        assert expected in refused(monkeypatch, capfd, main, *arguments)
+    result = run_script("evaluate.py", "--state-dict", wrong)
     assert result.returncode == 2
     assert [line for line in result.stderr.splitlines() if "4 actions" in line] == [result.stderr.splitlines()[-1]]
     assert "Traceback" not in result.stderr

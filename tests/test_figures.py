@@ -1,25 +1,35 @@
 """The numbers that the figures draw, the files they write, and what they say to bad input."""
 
 import json
-import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
+import ale_py
 import matplotlib.image
 import numpy as np
 import pytest
+from helpers import ROOT, refused, run_script, save_network
 from matplotlib.figure import Figure
 
 import figures
-from checkpoint import save_state_dict
-from errors import UsageError, exit_with
-from evaluate import EpsilonGreedyPlayer
-from figures_played import SCREENS_ON_MAP, Watched, draw_embedding, draw_value, embed, spread_points, turning_points
-from figures_tables import (
+from atari import paper_table
+from machine.exits import UsageError
+from showing.episodes import EpsilonGreedyPlayer
+from showing.figures_played import (
+    SCREENS_ON_MAP,
+    Watched,
+    draw_embedding,
+    draw_value,
+    embed,
+    spread_points,
+    turning_points,
+)
+from showing.figures_tables import (
     Curve,
     across_runs,
     draw_curves,
@@ -29,11 +39,8 @@ from figures_tables import (
     running_mean,
     score_curve,
 )
-from model import QNetwork
-from nature_scores import paper_table
 from wrappers import FilmedGame
 
-ROOT = Path(__file__).parent.parent
 GAMES_HEADER = "game,agent_step,frames,score,length_steps,epsilon,seconds\n"
 EVALUATIONS_HEADER = "agent_step,mean,standard_deviation,minimum,maximum,mean_max_q\n"
 EVALUATIONS = [(1000, 5.0, 1.0, 0.5), (2000, 7.0, 2.0, 0.75), (3000, 6.0, 1.5, 1.5)]
@@ -49,12 +56,6 @@ def make_run(folder: Path, scores: list[float], *, game: str = "Breakout", evalu
     rows = [f"{step},{mean},{std},0.0,9.0,{q}\n" for step, mean, std, q in EVALUATIONS] if evaluations else []
     (folder / "evaluations.csv").write_text(EVALUATIONS_HEADER + "".join(rows))
     return folder
-
-
-def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """figures.py as a user calls it."""
-    command = [sys.executable, "figures.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
 
 
 def check_pictures(base: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_hundred_thousand_games_are_drawn_within_10_seconds(tmp_path: Path) ->
     run = make_run(tmp_path / "run", list(scores))
     # Seconds of a core, so that a busy machine does not count.
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    assert call(run, "--output", tmp_path / "big.v1.png").returncode == 0
+    assert run_script("figures.py", str(run), "--output", str(tmp_path / "big.v1.png")).returncode == 0
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10
     check_pictures(tmp_path / "big.v1")
     assert (tmp_path / "big.v1.svg").stat().st_size < 5e6
@@ -206,32 +207,22 @@ def test_bars_are_drawn_from_top_to_bottom_with_every_row_of_a_game(tmp_path: Pa
 def test_scores_command_names_what_it_leaves_out(tmp_path: Path) -> None:
     table = tmp_path / "scores.csv"
     table.write_text(DOUBLE_ROWS)
-    result = call("scores", table, "--output", tmp_path / "pictures")
+    result = run_script("figures.py", "scores", str(table), "--output", str(tmp_path / "pictures"))
     assert result.returncode == 0, result.stderr
     assert "left out, not among the paper's 49 games: tetris" in result.stdout
     check_pictures(tmp_path / "pictures")
 
 
-def expect_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> str:
-    """The one line of a call that ends with exit status 2 and writes no picture."""
-    monkeypatch.setattr(sys, "argv", ["figures.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        exit_with(figures.main)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
-
-
-def test_bad_runs_are_one_clear_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def error(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What figures.py says to arguments that cannot be, called in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    # The emulator greets once per process, and `refused` wants one line.
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    return lambda *arguments: refused(monkeypatch, capfd, figures.main, *map(str, arguments))
 
-    def error(*arguments: str | Path) -> str:
-        return expect_error(capsys, monkeypatch, *arguments)
 
+def test_bad_runs_are_one_clear_line(tmp_path: Path, error: Callable[..., str]) -> None:
     breakout, pong = make_run(tmp_path / "a", [1.0, 2.0]), make_run(tmp_path / "b", [1.0], game="ALE/Pong-v5")
     assert "no-such-run is not a folder" in error("no-such-run")
     assert "different games (Breakout, ALE/Pong-v5)" in error(breakout, pong)
@@ -260,10 +251,7 @@ def test_runs_without_a_common_stretch_are_one_clear_line(tmp_path: Path) -> Non
         draw_curves(runs)
 
 
-def test_bad_tables_and_outputs_are_one_clear_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_bad_tables_and_outputs_are_one_clear_line(tmp_path: Path, error: Callable[..., str]) -> None:
     table = tmp_path / "scores.csv"
     for content, expected in (
         ("game,score\npong,1\n", "no column mean"),
@@ -272,35 +260,28 @@ def test_bad_tables_and_outputs_are_one_clear_line(
         ("game,mean\ntetris,1\n", "no score of any of the paper's 49 games"),
     ):
         table.write_text(content)
-        assert expected in expect_error(capsys, monkeypatch, "scores", table)
-    assert "cannot be read" in expect_error(capsys, monkeypatch, "scores", "missing.csv")
+        assert expected in error("scores", table)
+    assert "cannot be read" in error("scores", "missing.csv")
     table.write_text("game,mean\npong,1\n")
-    assert "cannot be written" in expect_error(capsys, monkeypatch, "scores", table, "--output", table / "pictures")
+    assert "cannot be written" in error("scores", table, "--output", table / "pictures")
     assert list(tmp_path.iterdir()) == [table]
 
 
 @pytest.fixture(scope="module")
 def state_dict(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("network") / "model.pt"
-    save_state_dict(QNetwork("breakout", 4).state_dict(), path)
-    return path
+    return save_network(tmp_path_factory.mktemp("network") / "model.pt")
 
 
-def test_bad_networks_are_one_clear_line(
-    tmp_path: Path, state_dict: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_bad_networks_are_one_clear_line(tmp_path: Path, state_dict: Path, error: Callable[..., str]) -> None:
     broken = tmp_path / "broken.pt"
     broken.write_bytes(state_dict.read_bytes()[:1000])
-    other = tmp_path / "other.pt"
-    save_state_dict(QNetwork("breakout", 7).state_dict(), other)
+    other = save_network(tmp_path / "other.pt", num_actions=7)
     for command in ("value", "embedding"):
-        assert "truncated" in expect_error(capsys, monkeypatch, command, "--state-dict", broken)
-        assert "7 actions" in expect_error(capsys, monkeypatch, command, "--state-dict", other)
+        assert "truncated" in error(command, "--state-dict", broken)
+        assert "7 actions" in error(command, "--state-dict", other)
         arguments = (command, "--state-dict", state_dict, "--seed=-1")
-        assert "--seed -1 cannot be" in expect_error(capsys, monkeypatch, *arguments)
-    error = expect_error(capsys, monkeypatch, "embedding", "--state-dict", state_dict, "--states", "5")
-    assert "--states 5 cannot be" in error
+        assert "--seed -1 cannot be" in error(*arguments)
+    assert "--states 5 cannot be" in error("embedding", "--state-dict", state_dict, "--states", "5")
 
 
 def test_turning_points_are_the_corners_of_the_curve() -> None:
@@ -318,8 +299,7 @@ def test_spread_points_stand_for_every_cluster() -> None:
 
 
 def test_what_is_seen_is_the_state_its_screen_and_its_value(tmp_path: Path) -> None:
-    save_state_dict(QNetwork("space_invaders", 6).state_dict(), tmp_path / "model.pt")
-    with closing(Watched(tmp_path / "model.pt", seed=3)) as player:
+    with closing(Watched(save_network(tmp_path / "model.pt", "space_invaders", 6), seed=3)) as player:
         sights = list(islice(player.play(), 60))
         features = player.features(sights)
     again = EpsilonGreedyPlayer(player.network, epsilon=0.05, seed=3)
@@ -385,6 +365,6 @@ def test_embedding_and_value_work_from_the_command_line(
 
 
 def test_help_names_every_kind_of_picture() -> None:
-    result = call("--help")
+    result = run_script("figures.py", "--help", COLUMNS="200")
     assert result.returncode == 0
     assert all(command in result.stdout for command in ("curves", "scores", "embedding", "value", "figures.py RUN ..."))

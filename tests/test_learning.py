@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from atari import Step
 from model import QNetwork
 from q_agent import QAgent, RMSProp
 from replay_memory import ReplayMemory
@@ -39,15 +40,16 @@ def played(size: int) -> ReplayMemory:
         over = action == QUIT or cell == CELLS - 1
         reward = QUIT_REWARD if action == QUIT else float(over)
         cell = 0 if over else cell + 1
-        memory.append(np.array([action]), np.array([reward]), np.array([over]), np.array([over]), picture(cell)[None])
+        step = Step(picture(cell)[None], np.array([reward]), np.array([over]), np.array([over]), [])
+        memory.append(np.array([action]), step)
     return memory
 
 
-def new_agent(memory: ReplayMemory, learning_rate: float) -> QAgent:
+def new_agent(learning_rate: float) -> QAgent:
     torch.manual_seed(1)
     return QAgent(
         QNetwork("corridor", 2),
-        memory,
+        torch.device("cpu"),
         learning_rate=learning_rate,
         rmsprop_decay=0.95,
         rmsprop_minimum=0.01,
@@ -75,7 +77,7 @@ def test_rmsprop_is_the_lua_one_in_numpy() -> None:
     means = [(np.zeros(p.shape), np.zeros(p.shape)) for p in parameters]
     optimizer = RMSProp(parameters, learning_rate=0.01, decay=0.95, minimum=0.01)
     for step in range(40):
-        optimizer.zero_grad()
+        optimizer.gradient.zero_()
         for i, parameter in enumerate(parameters):
             gradient = generator.normal(0.01 * step, 0.3, parameter.shape)
             assert parameter.grad is not None
@@ -89,7 +91,7 @@ def test_rmsprop_is_the_lua_one_in_numpy() -> None:
 
 def test_one_update_moves_the_weights_as_lua_would() -> None:
     memory = played(100)
-    agent = new_agent(memory, learning_rate=0.00025)
+    agent = new_agent(learning_rate=0.00025)
     before = agent.optimizer.weights.double().numpy().copy()
     agent.learn(memory.sample(16, np.random.default_rng(0)))
     d = -agent.optimizer.gradient.double().numpy()
@@ -101,7 +103,7 @@ def test_one_update_moves_the_weights_as_lua_would() -> None:
 
 def test_learns_to_pass_up_a_small_reward_for_a_later_large_one() -> None:
     memory, generator = played(500), np.random.default_rng(1)
-    agent = new_agent(memory, learning_rate=0.0005)
+    agent = new_agent(learning_rate=0.0005)
     losses: list[float | None] = []
     for _ in range(12):
         for _ in range(UPDATES_PER_TARGET // 2):

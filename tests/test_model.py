@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from checkpoint import save_state_dict
-from errors import UsageError
-from model import QNetwork, draw_exploration, load_network
+from machine.checkpoint import save_state_dict
+from machine.exits import UsageError
+from model import QNetwork, load_network
 from q_agent import flatten
 
 FAN_IN = {"conv1": 4 * 8 * 8, "conv2": 32 * 4 * 4, "conv3": 64 * 3 * 3, "hidden": 7 * 7 * 64, "values": 512}
@@ -227,15 +227,3 @@ def test_a_file_cannot_run_code(tmp_path: Path) -> None:
 def test_state_dict_of_another_game_is_refused_by_the_network() -> None:
     with pytest.raises(ValueError, match="pong"):
         network().load_state_dict(QNetwork("pong", 4).state_dict())
-
-
-def test_exploration_draws_the_same_amount_whatever_epsilon() -> None:
-    states = []
-    for epsilon in (0.0, 0.3, 1.0):
-        generator = np.random.default_rng(5)
-        explore, actions = draw_exploration(64, 6, epsilon, generator)
-        assert explore.shape == actions.shape == (64,)
-        assert [explore.dtype, actions.dtype] == [np.dtype(np.bool_), np.dtype(np.int64)]
-        assert epsilon not in (0, 1) or (explore == bool(epsilon)).all()
-        states.append(generator.bit_generator.state)
-    assert states[0] == states[1] == states[2]

@@ -6,21 +6,24 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from pathlib import Path
 
+import ale_py
 import imageio_ffmpeg
 import numpy as np
 import pygame
 import pytest
-import torch
+from helpers import refused, save_network
 from PIL import Image
 
 import play
-from checkpoint import save_state_dict
-from errors import UsageError, exit_with
-from film import Film, Window
+from machine.checkpoint import save_state_dict
+from machine.exits import StopSignal, UsageError
 from model import QNetwork
+from showing.film import filming
+from showing.window import Window
 from wrappers import FilmedGame
 
 BREAKOUT = ["NOOP", "FIRE", "RIGHT", "LEFT"]
@@ -28,12 +31,6 @@ SEAQUEST = [
     *("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNLEFT"),
     *("UPFIRE", "RIGHTFIRE", "LEFTFIRE", "DOWNFIRE", "UPRIGHTFIRE", "UPLEFTFIRE", "DOWNRIGHTFIRE", "DOWNLEFTFIRE"),
 ]
-
-
-def save_network(path: Path, game: str = "breakout", num_actions: int = 4) -> Path:
-    torch.manual_seed(0)
-    save_state_dict(QNetwork(game, num_actions).state_dict(), path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +81,12 @@ def dummy_display(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def run_session(
-    config: play.Config, script: list[tuple[int, str]], record: Path | None = None
+    config: play.PlayConfig, script: list[tuple[int, str]], record: Path | None = None
 ) -> tuple[play.Session, Typist, NotedGame]:
-    with closing(NotedGame()) as game, closing(Typist(script)) as window:
-        if record is None:
-            session = play.Session(config, window, game, None)
-            session.run()
-        else:
-            with Film(record) as film:
-                session = play.Session(config, window, game, film)
-                session.run()
+    recording = filming(record) if record else nullcontext()
+    with closing(NotedGame()) as game, closing(Typist(script)) as window, recording as film:
+        session = play.Session(config, window, game, film, StopSignal())
+        session.run()
     return session, window, game
 
 
@@ -102,7 +95,7 @@ def frames_in(path: Path) -> int:
 
 
 def test_screenshots_and_quitting(model: Path, tmp_path: Path) -> None:
-    _, window, _ = run_session(play.Config(model), [(3, "s"), (4, "s"), (5, "q")])
+    _, window, _ = run_session(play.PlayConfig(model), [(3, "s"), (4, "s"), (5, "q")])
     assert window.pictures == 5
     assert sorted(os.listdir(tmp_path)) == ["breakout-001.png", "breakout-002.png"]
     assert Image.open("breakout-001.png").size[1] == 630
@@ -112,7 +105,7 @@ def test_screenshots_and_quitting(model: Path, tmp_path: Path) -> None:
 def test_pause_and_single_steps(model: Path, tmp_path: Path) -> None:
     film = tmp_path / "film.mp4"
     script = [(40, "p"), (60, "n"), (80, "n"), (100, "q")]
-    _, window, game = run_session(play.Config(model), script, record=film)
+    _, window, game = run_session(play.PlayConfig(model), script, record=film)
     shown = frames_in(film)
     assert window.pictures == 100
     opening = shown - 4 * len(game.actions)
@@ -122,34 +115,34 @@ def test_pause_and_single_steps(model: Path, tmp_path: Path) -> None:
 
 def test_faster_and_slower(model: Path) -> None:
     script = [(1, "="), (2, "="), (3, "-"), (4, "-"), (5, "-"), (6, "q")]
-    _, window, _ = run_session(play.Config(model), script)
+    _, window, _ = run_session(play.PlayConfig(model), script)
     assert window.rates == [60, 120, 240, 120, 60, 30]
 
 
 def test_new_game_on_r(model: Path) -> None:
-    session, _, game = run_session(play.Config(model, seed=5), [(50, "r"), (100, "q")])
+    session, _, game = run_session(play.PlayConfig(model, seed=5), [(50, "r"), (100, "q")])
     assert game.seeds == [5, 6]
     assert session.scores == []
 
 
 def test_games_follow_one_another_and_scores_are_kept(capsys: pytest.CaptureFixture[str], model: Path) -> None:
-    session, _, game = run_session(play.Config(model, epsilon=1.0, seed=16), [(560, "q")])
+    session, _, game = run_session(play.PlayConfig(model, epsilon=1.0, seed=16), [(560, "q")])
     assert game.seeds == [16, 17]
     assert f"game 1, seed 16: score {session.scores[0]:.0f}\n" in capsys.readouterr().out
 
 
 def test_a_person_plays_with_the_keys() -> None:
     script = [(60, "space"), (61, "release space"), (80, "left"), (120, "right"), (160, "release right"), (200, "q")]
-    _, _, game = run_session(play.Config(human=True, game="breakout"), script)
+    _, _, game = run_session(play.PlayConfig(human=True, game="breakout"), script)
     runs = re.sub(r"(.)\1*", r"\1", "".join(BREAKOUT[action][0] for action in game.actions))
     assert runs == "NFNLRL"  # the tap, LEFT, the newer RIGHT, and LEFT again, which was still held
     assert game.actions.count(BREAKOUT.index("FIRE")) == 1
 
 
 def test_taking_over_and_handing_back(model: Path) -> None:
-    _, _, alone = run_session(play.Config(model, epsilon=1.0), [(300, "q")])
+    _, _, alone = run_session(play.PlayConfig(model, epsilon=1.0), [(300, "q")])
     script = [(100, "t"), (101, "left"), (200, "release left"), (201, "t"), (300, "q")]
-    session, _, both = run_session(play.Config(model, epsilon=1.0), script)
+    session, _, both = run_session(play.PlayConfig(model, epsilon=1.0), script)
     assert len(alone.actions) == len(both.actions)
     same = [a == b for a, b in zip(alone.actions, both.actions, strict=True)]
     taken = [index for index, equal in enumerate(same) if not equal]
@@ -163,12 +156,12 @@ def test_taking_over_and_handing_back(model: Path) -> None:
 def test_following_a_run_takes_the_newest_network(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    config = play.Config(follow=run, epsilon=0.0)
+    config = play.PlayConfig(follow=run, epsilon=0.0)
     with pytest.raises(UsageError, match="is not there yet"):
         play.play(config)
     save_network(run / "model.pt")
     with closing(NotedGame()) as game, closing(Typist([(30, "r"), (60, "r"), (90, "q")])) as window:
-        session = play.Session(config, window, game, None)
+        session = play.Session(config, window, game, None, StopSignal())
         networks = []
 
         def show(picture: np.ndarray, frames_per_second: float) -> None:
@@ -219,38 +212,32 @@ def test_a_person_alone_as_a_user_starts_it(tmp_path: Path) -> None:
     assert out == f"mine.mp4: {frames_in(tmp_path / 'mine.mp4')} frames\n"
 
 
-def assert_refused(words: str, capfd: pytest.CaptureFixture[str], *flags: object) -> None:
-    argv, sys.argv = sys.argv, ["play.py", *map(str, flags)]
-    try:
-        with pytest.raises(SystemExit) as exit_info:
-            exit_with(play.main)
-    finally:
-        sys.argv = argv
-    errors = [line for line in capfd.readouterr().err.splitlines() if "Stella" not in line and "A.L.E" not in line]
-    assert exit_info.value.code == 2
-    assert len(errors) == 1
-    assert errors[0].startswith("error: ")
-    assert words in errors[0]
+@pytest.fixture
+def error(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What the script says to flags that cannot be."""
+    # The emulator greets once per process, and `refused` wants one line.
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    return lambda *flags: refused(monkeypatch, capfd, play.main, *map(str, flags))
 
 
-def test_bad_flags(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert_refused("who plays?", capfd)
-    assert_refused("who plays?", capfd, "--state-dict", model, "--human", "--game", "Breakout")
-    assert_refused("needs the game", capfd, "--human")
-    assert_refused("did you mean Breakout", capfd, "--human", "--game", "Brakout")
-    assert_refused("plays Breakout", capfd, "--state-dict", model, "--game", "Pong")
-    assert_refused("--epsilon", capfd, "--state-dict", model, "--epsilon", "nan")
-    assert_refused("--seed", capfd, "--state-dict", model, "--seed", -1)
-    assert_refused("no such folder", capfd, "--follow", tmp_path / "nothing")
-    assert_refused("is not there", capfd, "--state-dict", tmp_path / "missing.pt")
-    assert_refused("must end in .mp4", capfd, "--state-dict", model, "--record", "x.gif")
-    assert_refused("is not there", capfd, "--state-dict", model, "--record", tmp_path / "nowhere" / "x.mp4")
-    assert_refused("18 actions", capfd, "--state-dict", save_network(tmp_path / "18.pt", num_actions=18))
+def test_bad_flags(model: Path, tmp_path: Path, error: Callable[..., str]) -> None:
+    assert "who plays?" in error()
+    assert "who plays?" in error("--state-dict", model, "--human", "--game", "Breakout")
+    assert "needs the game" in error("--human")
+    assert "did you mean Breakout" in error("--human", "--game", "Brakout")
+    assert "plays Breakout" in error("--state-dict", model, "--game", "Pong")
+    assert "--epsilon" in error("--state-dict", model, "--epsilon", "nan")
+    assert "--seed" in error("--state-dict", model, "--seed", -1)
+    assert "no such folder" in error("--follow", tmp_path / "nothing")
+    assert "is not there" in error("--state-dict", tmp_path / "missing.pt")
+    assert "must end in .mp4" in error("--state-dict", model, "--record", "x.gif")
+    assert "is not there" in error("--state-dict", model, "--record", tmp_path / "nowhere" / "x.mp4")
+    assert "18 actions" in error("--state-dict", save_network(tmp_path / "18.pt", num_actions=18))
 
 
-def test_without_a_display(model: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_display(model: Path, error: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
-    assert_refused("trained_model_video_generation.py", capfd, "--state-dict", model)
+    assert "trained_model_video_generation.py" in error("--state-dict", model)
     monkeypatch.setenv("SDL_VIDEODRIVER", "nonsense")
-    assert_refused("trained_model_video_generation.py", capfd, "--state-dict", model)
+    assert "trained_model_video_generation.py" in error("--state-dict", model)

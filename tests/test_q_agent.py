@@ -2,15 +2,14 @@
 
 import copy
 import io
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from errors import UsageError
+from atari import Step
 from model import QNetwork
-from q_agent import QAgent, choose_device
+from q_agent import QAgent, draw_exploration
 from replay_memory import ReplayMemory, Transitions
 
 NUM_ENVS = 4
@@ -27,27 +26,25 @@ def random_memory(device: str = "cpu", num_rows: int = 60) -> ReplayMemory:
     memory = ReplayMemory(num_rows * NUM_ENVS, NUM_ENVS, device)
     memory.start(0, frames())
     for _ in range(num_rows + 20):
-        memory.append(
-            generator.integers(NUM_ACTIONS, size=NUM_ENVS),
-            generator.integers(-1, 2, size=NUM_ENVS).astype(np.float32),
-            generator.random(NUM_ENVS) < 0.2,
-            generator.random(NUM_ENVS) < 0.05,
-            frames(),
-        )
+        actions = generator.integers(NUM_ACTIONS, size=NUM_ENVS)
+        rewards = generator.integers(-1, 2, size=NUM_ENVS).astype(np.float32)
+        terminals, game_starts = generator.random(NUM_ENVS) < 0.2, generator.random(NUM_ENVS) < 0.05
+        memory.append(actions, Step(frames(), rewards, terminals, game_starts, []))
     return memory
 
 
-def new_agent(memory: ReplayMemory, seed: int = 0, **changes: Any) -> QAgent:
+def new_agent(device: str = "cpu", seed: int = 0) -> QAgent:
     """An agent whose target network is not its online network."""
     torch.manual_seed(seed)
-    settings: dict[str, Any] = {
-        "learning_rate": 0.00025,
-        "rmsprop_decay": 0.95,
-        "rmsprop_minimum": 0.01,
-        "discount": DISCOUNT,
-        "minibatch_size": 32,
-    }
-    agent = QAgent(QNetwork("pong", NUM_ACTIONS), memory, **{**settings, **changes})
+    agent = QAgent(
+        QNetwork("pong", NUM_ACTIONS),
+        torch.device(device),
+        learning_rate=0.00025,
+        rmsprop_decay=0.95,
+        rmsprop_minimum=0.01,
+        discount=DISCOUNT,
+        minibatch_size=32,
+    )
     agent.optimizer.weights.copy_(agent.optimizer.weights * 1.2)
     return agent
 
@@ -63,14 +60,13 @@ def part(transitions: Transitions, begin: int, end: int) -> Transitions:
     return Transitions(**{name: array[begin:end] for name, array in vars(transitions).items()})
 
 
-def states_and_next_states(memory: ReplayMemory, transitions: Transitions) -> tuple[torch.Tensor, torch.Tensor]:
-    windows = memory.frames[torch.from_numpy(transitions.frame_indices)]
-    return windows[:, :4].contiguous(), windows[:, 1:].contiguous()
+def states_and_next_states(transitions: Transitions) -> tuple[torch.Tensor, torch.Tensor]:
+    return transitions.windows[:, :4].contiguous(), transitions.windows[:, 1:].contiguous()
 
 
-def td_errors(agent: QAgent, memory: ReplayMemory, transitions: Transitions) -> np.ndarray:
+def td_errors(agent: QAgent, transitions: Transitions) -> np.ndarray:
     """r + discount * max Q of the target network (0 at a terminal) - Q of the online network, float64."""
-    states, next_states = states_and_next_states(memory, transitions)
+    states, next_states = states_and_next_states(transitions)
     with torch.no_grad():
         best_next = agent.target_network(next_states).max(dim=1).values.double().numpy()
         q_values = agent.online_network(states).double().numpy()
@@ -80,13 +76,13 @@ def td_errors(agent: QAgent, memory: ReplayMemory, transitions: Transitions) -> 
 
 def test_gradient_is_the_clipped_error_summed_over_the_minibatch() -> None:
     memory = random_memory()
-    agent = new_agent(memory)
+    agent = new_agent()
     agent.learn(draw(memory, 32, seed=9))  # whose gradient must not linger
     transitions = draw(memory, 32)
-    errors = td_errors(agent, memory, transitions)
+    errors = td_errors(agent, transitions)
     assert 5 < (np.abs(errors) > 1).sum() < 27
     clipped = np.clip(errors, -1, 1)
-    states, _ = states_and_next_states(memory, transitions)
+    states, _ = states_and_next_states(transitions)
 
     probe = copy.deepcopy(agent.online_network)
     q_taken = probe(states).gather(1, torch.from_numpy(transitions.actions)[:, None]).squeeze(1)
@@ -113,7 +109,7 @@ def test_at_a_terminal_the_target_is_the_reward_alone() -> None:
     gradients = []
     for scale in (1, 1000):
         for terminals in (np.ones(32, np.bool_), np.zeros(32, np.bool_)):
-            agent = new_agent(memory)
+            agent = new_agent()
             agent.load_state_dict({**agent.state_dict(), "target": agent.state_dict()["target"] * scale})
             transitions.terminals = terminals
             agent.learn(transitions)
@@ -125,8 +121,8 @@ def test_at_a_terminal_the_target_is_the_reward_alone() -> None:
 
 def test_target_values_of_one_pass_are_those_of_a_pass_per_minibatch() -> None:
     memory = random_memory()
-    agent = new_agent(memory)
-    _, next_states = states_and_next_states(memory, draw(memory, 128))
+    agent = new_agent()
+    _, next_states = states_and_next_states(draw(memory, 128))
     with torch.no_grad():
         whole = agent.target_network(next_states)
         parts = torch.cat([agent.target_network(batch) for batch in next_states.split(32)])
@@ -136,7 +132,7 @@ def test_target_values_of_one_pass_are_those_of_a_pass_per_minibatch() -> None:
 def test_several_minibatches_at_once_are_updates_one_after_another() -> None:
     memory = random_memory()
     transitions = draw(memory, 96)
-    together, apart, swapped = (new_agent(memory) for _ in range(3))
+    together, apart, swapped = (new_agent() for _ in range(3))
     together.learn(transitions)
     for begin in (0, 32, 64):
         apart.learn(part(transitions, begin, begin + 32))
@@ -151,7 +147,7 @@ def test_several_minibatches_at_once_are_updates_one_after_another() -> None:
 
 def test_learning_leaves_the_target_alone_until_it_is_copied() -> None:
     memory = random_memory()
-    agent = new_agent(memory)
+    agent = new_agent()
     target = {name: value.clone() for name, value in agent.target_network.named_parameters()}
     agent.learn(draw(memory, 64))
     for name, value in agent.target_network.named_parameters():
@@ -167,30 +163,30 @@ def test_learning_leaves_the_target_alone_until_it_is_copied() -> None:
 
 def test_mean_loss_is_the_huber_loss_per_transition_since_the_last_call() -> None:
     memory = random_memory()
-    agent = new_agent(memory)
+    agent = new_agent()
     assert agent.take_mean_loss() is None
     losses = []
     for seed in range(3):
         transitions = draw(memory, 32, seed)
-        errors = np.abs(td_errors(agent, memory, transitions))
+        errors = np.abs(td_errors(agent, transitions))
         losses.append(np.where(errors < 1, errors**2 / 2, errors - 0.5).mean())
         agent.learn(transitions)
     assert agent.take_mean_loss() == pytest.approx(np.mean(losses), rel=1e-4)
     assert agent.take_mean_loss() is None
 
 
-def test_mean_max_q() -> None:
-    memory = random_memory()
-    agent = new_agent(memory)
-    states, _ = states_and_next_states(memory, draw(memory, 40))
+def test_max_q() -> None:
+    agent = new_agent()
+    states, _ = states_and_next_states(draw(random_memory(), 40))
     with torch.no_grad():
-        expected = np.mean([agent.online_network(state[None]).max().item() for state in states])
-    assert agent.mean_max_q(states.numpy()) == pytest.approx(expected, rel=1e-4)
+        expected = [agent.online_network(state[None]).max().item() for state in states]
+    assert agent.max_q(states).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert agent.max_q(states).mean().item() == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_weight_that_is_no_number_is_noticed(bad: float) -> None:
-    agent = new_agent(random_memory())
+    agent = new_agent()
     assert agent.is_finite()
     agent.optimizer.weights[1_000_000] = bad
     assert not agent.is_finite()
@@ -198,24 +194,24 @@ def test_a_weight_that_is_no_number_is_noticed(bad: float) -> None:
 
 def greedy_actions(agent: QAgent, memory: ReplayMemory) -> np.ndarray:
     with torch.no_grad():
-        q_values: torch.Tensor = agent.online_network(memory.frames[torch.from_numpy(memory.latest_indices())])
+        q_values: torch.Tensor = agent.online_network(memory.latest_states())
     return q_values.numpy().argmax(axis=1)
 
 
-def act_often(agent: QAgent, epsilon: list[float], times: int) -> np.ndarray:
+def act_often(agent: QAgent, memory: ReplayMemory, epsilon: list[float], times: int) -> np.ndarray:
     generator = np.random.default_rng(0)
-    return np.stack([agent.act(np.array(epsilon), generator) for _ in range(times)])
+    return np.stack([agent.act(memory.latest_states(), np.array(epsilon), generator) for _ in range(times)])
 
 
 def test_epsilon_zero_is_greedy_in_the_newest_states() -> None:
     memory = random_memory()
-    agent = new_agent(memory)
+    agent = new_agent()
     chosen = []
     for seed in range(5):  # of one network's random states the greedy actions hardly differ
-        agent.load_state_dict({**agent.state_dict(), "online": new_agent(memory, seed).state_dict()["online"]})
+        agent.load_state_dict({**agent.state_dict(), "online": new_agent(seed=seed).state_dict()["online"]})
         with torch.no_grad():
             agent.online_network.values.weight.sub_(agent.online_network.values.weight.mean(1, keepdim=True)).mul_(50)
-        actions = agent.act(np.zeros(NUM_ENVS), np.random.default_rng(seed))
+        actions = agent.act(memory.latest_states(), np.zeros(NUM_ENVS), np.random.default_rng(seed))
         assert actions.dtype == np.int64
         assert np.array_equal(actions, greedy_actions(agent, memory))
         chosen += actions.tolist()
@@ -223,7 +219,7 @@ def test_epsilon_zero_is_greedy_in_the_newest_states() -> None:
 
 
 def test_epsilon_one_is_uniform() -> None:
-    actions = act_often(new_agent(random_memory()), [1.0] * NUM_ENVS, 1500)
+    actions = act_often(new_agent(), random_memory(), [1.0] * NUM_ENVS, 1500)
     counts = np.bincount(actions.flatten(), minlength=NUM_ACTIONS)
     assert counts.shape == (NUM_ACTIONS,)
     assert ((counts - 1000) ** 2 / 1000).sum() < 20.5  # chi-square, 5 degrees of freedom, p = 0.001
@@ -231,8 +227,8 @@ def test_epsilon_one_is_uniform() -> None:
 
 def test_each_environment_has_its_own_epsilon() -> None:
     memory = random_memory()
-    agent = new_agent(memory)
-    actions = act_often(agent, [0.0, 1.0, 0.0, 0.5], 240)
+    agent = new_agent()
+    actions = act_often(agent, memory, [0.0, 1.0, 0.0, 0.5], 240)
     greedy = greedy_actions(agent, memory)
     followed = (actions == greedy).mean(axis=0)
     assert (followed[0], followed[2]) == (1, 1)
@@ -241,12 +237,24 @@ def test_each_environment_has_its_own_epsilon() -> None:
 
 
 def test_acting_draws_the_same_amount_whatever_epsilon() -> None:
-    agent = new_agent(random_memory())
+    memory, agent = random_memory(), new_agent()
     states = []
     for epsilon in (0.0, 0.5, 1.0):
         generator = np.random.default_rng(3)
         for _ in range(3):
-            agent.act(np.full(NUM_ENVS, epsilon), generator)
+            agent.act(memory.latest_states(), np.full(NUM_ENVS, epsilon), generator)
+        states.append(generator.bit_generator.state)
+    assert states[0] == states[1] == states[2]
+
+
+def test_exploration_draws_the_same_amount_whatever_epsilon() -> None:
+    states = []
+    for epsilon in (0.0, 0.3, 1.0):
+        generator = np.random.default_rng(5)
+        explore, actions = draw_exploration(64, 6, epsilon, generator)
+        assert explore.shape == actions.shape == (64,)
+        assert [explore.dtype, actions.dtype] == [np.dtype(np.bool_), np.dtype(np.int64)]
+        assert epsilon not in (0, 1) or (explore == bool(epsilon)).all()
         states.append(generator.bit_generator.state)
     assert states[0] == states[1] == states[2]
 
@@ -261,7 +269,7 @@ def assert_same_state(one: QAgent, other: QAgent) -> None:
 
 def test_loaded_state_goes_on_bit_for_bit() -> None:
     memory = random_memory()
-    agent, loaded = new_agent(memory), new_agent(memory, seed=1)
+    agent, loaded = new_agent(), new_agent(seed=1)
     agent.learn(draw(memory, 64))
     file = io.BytesIO()
     torch.save(agent.state_dict(), file)
@@ -277,27 +285,19 @@ def test_loaded_state_goes_on_bit_for_bit() -> None:
                 each.copy_target()
     assert_same_state(agent, loaded)
     assert agent.take_mean_loss() == loaded.take_mean_loss()
-    states = memory.frames[torch.from_numpy(memory.latest_indices())]
+    states = memory.latest_states()
     assert torch.equal(agent.online_network(states), loaded.online_network(states))
 
 
 def test_gradients_stay_views_of_one_buffer() -> None:
     memory = random_memory()
-    agent = new_agent(memory)
+    agent = new_agent()
     agent.learn(draw(memory, 64))
     storage = agent.optimizer.gradient.untyped_storage().data_ptr()
     for name, parameter in agent.online_network.named_parameters():
         assert parameter.grad is not None
         assert parameter.grad.untyped_storage().data_ptr() == storage, name
         assert parameter.grad.abs().sum() > 0, name
-
-
-def test_device_that_is_not_there() -> None:
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("auto").type in ("cpu", "cuda", "mps")
-    for name in ("", "gpu", "meta", "cuda:99", "xpu"):
-        with pytest.raises(UsageError, match="this machine has"):
-            choose_device(name)
 
 
 @pytest.mark.gpu
@@ -308,7 +308,7 @@ def test_accelerator_does_what_runs_eagerly_on_a_cpu(device: str) -> None:
     torch.backends.cudnn.allow_tf32 = False  # as in training
     # A graph's warm-up runs real updates: were they not undone, nothing here would agree.
     memories = random_memory(), random_memory(device)
-    agents = [new_agent(memory) for memory in memories]
+    agents = [new_agent("cpu"), new_agent(device)]
     for seed in range(6):
         count = 32 * (1 + seed % 2)  # two shapes: two graphs
         for memory, agent in zip(memories, agents, strict=True):
@@ -320,6 +320,8 @@ def test_accelerator_does_what_runs_eagerly_on_a_cpu(device: str) -> None:
             torch.testing.assert_close(on_device[name], on_cpu[name], rtol=1e-2, atol=1e-4, msg=name)
         assert on_device["updates_since_loss"] == on_cpu["updates_since_loss"]
     assert agents[1].take_mean_loss() == pytest.approx(agents[0].take_mean_loss(), rel=1e-3)
-    actions, expected = (act_often(agent, [0.0, 0.5, 1.0, 0.0], 20) for agent in agents)
+    expected, actions = (
+        act_often(agent, memory, [0.0, 0.5, 1.0, 0.0], 20) for memory, agent in zip(memories, agents, strict=True)
+    )
     assert np.array_equal(actions, expected)
     assert memories[0].fingerprint() == memories[1].fingerprint()

@@ -4,13 +4,15 @@ import copy
 import re
 from collections import deque
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
-from errors import UsageError
+from atari import Step
+from machine.exits import UsageError
 from replay_memory import ReplayMemory, Transitions, frames_device
 
 NO_FRAME = 0
@@ -22,14 +24,14 @@ def frame_of(number: int) -> np.ndarray:
     return np.resize(np.array(digits, np.uint8), (84, 84))
 
 
-def frame_numbers(memory: ReplayMemory) -> np.ndarray:
-    """The number of the frame in every slot of the memory; every byte of every frame is checked."""
-    frames = memory.frames.numpy().reshape(len(memory.frames), -1)
-    assert np.array_equal(frames, np.tile(frames[:, :3], frames.shape[1] // 3))
-    low, middle, high = frames[:, :3].astype(np.int64).T
+def frame_numbers(frames: torch.Tensor) -> np.ndarray:
+    """The number of each frame (..., 84, 84); every byte of every frame is checked."""
+    pixels = frames.numpy().reshape(-1, 84 * 84)
+    assert np.array_equal(pixels, np.tile(pixels[:, :3], pixels.shape[1] // 3))
+    low, middle, high = pixels[:, :3].astype(np.int64).T
     numbers = np.where(low == 0, NO_FRAME, low - 1 + (middle - 1) * DIGITS + (high - 1) * DIGITS**2)
-    assert not frames[numbers == NO_FRAME].any()
-    return numbers
+    assert not pixels[numbers == NO_FRAME].any()
+    return numbers.reshape(frames.shape[:-2])
 
 
 @dataclass
@@ -77,17 +79,18 @@ class NaivePlay:
         life_lost = self._generator.random(self.num_envs) < 2 * self._ends
         terminals, game_starts = over | (life_lost & ~cut), over | cut
         actions = self._generator.integers(18, size=self.num_envs)
-        rewards = self._generator.integers(-1, 2, size=self.num_envs).astype(np.float32)
+        rewards = self._generator.integers(-3, 4, size=self.num_envs).astype(np.float32)
         frames = self._new_frames()
         for memory in self.memories:
-            memory.append(actions, rewards, terminals, game_starts, self._pixels(frames))
+            memory.append(actions, Step(self._pixels(frames), rewards, terminals, game_starts, []))
         self.row += 1
         self.rows_held.append(frames)
         for e, state in enumerate(self.states):
             ended = bool(game_starts[e])
             next_state = ((NO_FRAME,) * 3 if ended else state[1:]) + (frames[e],)
+            reward = max(-1.0, min(1.0, float(rewards[e])))
             self.transitions.append(
-                Transition(state, int(actions[e]), float(rewards[e]), bool(terminals[e]), None if ended else next_state)
+                Transition(state, int(actions[e]), reward, bool(terminals[e]), None if ended else next_state)
             )
             self.states[e] = next_state
 
@@ -110,9 +113,16 @@ class NaivePlay:
 
 def assert_samples_are(memory: ReplayMemory, whole: dict[int, Transition], seed: int) -> None:
     """Everything sampled is in `whole` and equal, and everything in `whole` is sampled."""
-    sampled = memory.sample(60 * len(whole), np.random.default_rng(seed))
-    windows = frame_numbers(memory)[sampled.frame_indices]
-    assert set(windows[:, 3].tolist()) == whole.keys()
+    drawn = np.unique(np.stack(memory.draw(60 * len(whole), np.random.default_rng(seed))), axis=1)
+    with patch.object(memory, "draw", return_value=drawn):  # each once: a sample copies every frame
+        each = memory.sample(drawn.shape[1], np.random.default_rng(seed))
+    assert set(frame_numbers(each.windows)[:, 3].tolist()) == whole.keys()
+    assert_equals_the_list(each, whole)
+    assert_equals_the_list(memory.sample(20, np.random.default_rng(seed)), whole)
+
+
+def assert_equals_the_list(sampled: Transitions, whole: dict[int, Transition]) -> None:
+    windows = frame_numbers(sampled.windows)
     columns = (windows, sampled.actions, sampled.rewards.astype(np.int64), sampled.terminals)
     for *window, action, reward, terminal in np.unique(np.column_stack(columns), axis=0).tolist():
         expected = whole[window[3]]
@@ -136,10 +146,10 @@ def test_samples_are_the_whole_transitions_of_a_plain_list(num_envs: int) -> Non
         play.step()
         if breaks.random() < 0.04:
             play.start()
-        numbers = frame_numbers(memory) if step % 7 == 0 or step < 30 else None
-        if numbers is None:
+        if step % 7 and step >= 30:
             continue
-        latest = [tuple(state) for state in numbers[memory.latest_indices()].tolist()]
+        assert frame_numbers(memory.frames)[-1] == NO_FRAME
+        latest = [tuple(state) for state in frame_numbers(memory.latest_states()).tolist()]
         assert latest == play.states
         whole = play.whole()
         if whole:
@@ -157,10 +167,22 @@ def test_lost_life_has_its_true_next_state() -> None:
     memory = ReplayMemory(16, 1)
     memory.start(0, frame_of(1)[None])
     yes, no = np.ones(1, np.bool_), np.zeros(1, np.bool_)
-    memory.append(np.array([3]), np.array([1.0]), yes, no, frame_of(2)[None])
+    memory.append(np.array([3]), Step(frame_of(2)[None], np.array([1.0]), yes, no, []))
     sampled = memory.sample(1, np.random.default_rng(0))
-    assert frame_numbers(memory)[sampled.frame_indices].tolist() == [[0, 0, 0, 1, 2]]
+    assert frame_numbers(sampled.windows).tolist() == [[0, 0, 0, 1, 2]]
     assert sampled.terminals.all()
+
+
+def test_rewards_are_clipped_in_the_memory_alone() -> None:
+    raw = np.array([-400.0, -1.0, -0.5, 0.0, 0.5, 1.0, 7.0], np.float32)
+    memory, no = ReplayMemory(8 * 7, 7), np.zeros(7, np.bool_)
+    memory.start(0, np.stack([frame_of(e) for e in range(7)]))
+    step = Step(np.stack([frame_of(7 + e) for e in range(7)]), raw.copy(), no, no, [])
+    memory.append(np.arange(7), step)
+    sampled = memory.sample(200, np.random.default_rng(0))  # the action is the environment's number
+    assert np.array_equal(sampled.rewards, np.array([-1, -1, -0.5, 0, 0.5, 1, 1], np.float32)[sampled.actions])
+    assert set(sampled.actions.tolist()) == set(range(7))
+    assert np.array_equal(step.rewards, raw)
 
 
 def test_sampled_arrays_have_the_documented_types() -> None:
@@ -170,10 +192,13 @@ def test_sampled_arrays_have_the_documented_types() -> None:
         play.step()
     sampled = memory.sample(7, np.random.default_rng(0))
     shapes = [array.shape for array in vars(sampled).values()]
-    assert shapes == [(7, 5), (7,), (7,), (7,)]
-    assert [array.dtype for array in vars(sampled).values()] == [np.int64, np.int64, np.float32, np.bool_]
-    assert memory.gather(torch.from_numpy(sampled.frame_indices)).shape == (7, 5, 84, 84)
-    assert memory.gather(torch.from_numpy(memory.latest_indices())).shape == (3, 4, 84, 84)
+    assert shapes == [(7, 5, 84, 84), (7,), (7,), (7,)]
+    assert [array.dtype for array in vars(sampled).values()] == [torch.uint8, np.int64, np.float32, np.bool_]
+    assert (memory.latest_states().shape, memory.latest_states().dtype) == ((3, 4, 84, 84), torch.uint8)
+    drawn = memory.draw(7, np.random.default_rng(0))
+    for array, shape in (*((array, (7,)) for array in drawn), (memory.frame_indices(*drawn), (7, 5))):
+        assert array.shape == shape
+        assert array.dtype == np.int64
 
 
 def test_sampling_is_uniform_over_the_whole_transitions() -> None:
@@ -185,11 +210,16 @@ def test_sampling_is_uniform_over_the_whole_transitions() -> None:
     whole = play.whole()
     assert len(whole) < (num_rows - 1) * num_envs  # some are broken: drawing again must not favour their neighbours
     draws = 400 * len(whole)
-    sampled = memory.sample(draws, np.random.default_rng(0))
-    _, counts = np.unique(frame_numbers(memory)[sampled.frame_indices[:, 3]], return_counts=True)
+    newest = drawn_slots(memory, draws, seed=0)[:, 3]
+    _, counts = np.unique(frame_numbers(memory.frames)[newest], return_counts=True)
     chi_square = ((counts - 400) ** 2 / 400).sum()
     freedom = len(whole) - 1
     assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
+
+
+def drawn_slots(memory: ReplayMemory, count: int, seed: int) -> np.ndarray:
+    """Where the frames (count, 5) lie of a sample of this seed."""
+    return memory.frame_indices(*memory.draw(count, np.random.default_rng(seed)))
 
 
 def assert_equal(one: Transitions, other: Transitions) -> None:
@@ -204,7 +234,8 @@ def test_same_generator_same_sample() -> None:
         play.step()
     first = memory.sample(64, np.random.default_rng(7))
     assert_equal(first, memory.sample(64, np.random.default_rng(7)))
-    assert not np.array_equal(first.frame_indices, memory.sample(64, np.random.default_rng(8)).frame_indices)
+    assert torch.equal(first.windows, memory.frames[torch.from_numpy(drawn_slots(memory, 64, seed=7))])
+    assert not torch.equal(first.windows, memory.sample(64, np.random.default_rng(8)).windows)
 
 
 def test_smallest_memory_can_always_be_sampled() -> None:
@@ -235,13 +266,14 @@ def test_memory_started_at_a_later_row_equals_one_that_ran_from_the_start() -> N
             assert resumed.fingerprint() == whole_run.fingerprint()
             assert resumed.oldest_row == whole_run.oldest_row
             assert_equal(*(memory.sample(50, np.random.default_rng(step)) for memory in (whole_run, resumed)))
-            slots = np.unique(whole_run.sample(2000, np.random.default_rng(0)).frame_indices)
-            assert np.array_equal(frame_numbers(resumed)[slots], frame_numbers(whole_run)[slots])
+            assert np.array_equal(drawn_slots(whole_run, 50, seed=step), drawn_slots(resumed, 50, seed=step))
+            slots = np.unique(drawn_slots(whole_run, 2000, seed=0))
+            assert np.array_equal(frame_numbers(resumed.frames)[slots], frame_numbers(whole_run.frames)[slots])
         else:
             newer = {key: t for key, t in play.whole().items() if key not in old}
             assert_samples_are(resumed, newer, seed=step)
         assert resumed.oldest_row == max(37, play.row - num_rows + 1)
-        assert np.array_equal(resumed.latest_indices(), whole_run.latest_indices())
+        assert torch.equal(resumed.latest_states(), whole_run.latest_states())
 
 
 def filled(num_rows: int, steps: int, change: tuple[int, str] | None = None) -> ReplayMemory:
@@ -254,16 +286,16 @@ def filled(num_rows: int, steps: int, change: tuple[int, str] | None = None) -> 
             "rewards": generator.integers(-1, 2, size=2).astype(np.float32),
             "terminals": generator.random(2) < 0.1,
             "game_starts": generator.random(2) < 0.02,
-            "next_frames": generator.integers(0, 256, (2, 84, 84), dtype=np.uint8),
+            "frames": generator.integers(0, 256, (2, 84, 84), dtype=np.uint8),
         }
         if change and change[0] == step:
             last = row[change[1]].reshape(-1)
             last[-1] = not last[-1]
-        memory.append(**row)
+        memory.append(row.pop("actions"), Step(**row, finished=[]))
     return memory
 
 
-@pytest.mark.parametrize("what", ["actions", "rewards", "terminals", "game_starts", "next_frames"])
+@pytest.mark.parametrize("what", ["actions", "rewards", "terminals", "game_starts", "frames"])
 def test_fingerprint_is_of_the_newest_frames(what: str) -> None:
     fingerprint = filled(800, 600).fingerprint()
     assert fingerprint == filled(800, 600).fingerprint()
@@ -276,11 +308,11 @@ def test_fingerprint_is_of_the_newest_frames(what: str) -> None:
 
 def test_fingerprint_is_a_function_of_what_the_ring_holds() -> None:
     fingerprint = filled(50, 160).fingerprint()
-    assert fingerprint == filled(50, 160, change=(100, "next_frames")).fingerprint()  # overwritten since
-    assert fingerprint != filled(50, 160, change=(111, "next_frames")).fingerprint()
+    assert fingerprint == filled(50, 160, change=(100, "frames")).fingerprint()  # overwritten since
+    assert fingerprint != filled(50, 160, change=(111, "frames")).fingerprint()
     memory = filled(50, 160)
     memory.sample(100, np.random.default_rng(0))
-    memory.latest_indices()
+    memory.latest_states()
     assert fingerprint == memory.fingerprint()
     assert fingerprint == copy.deepcopy(memory).fingerprint()
 

@@ -8,26 +8,32 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from soak import RESEED_STEPS, SMALL, differences, interrupt, start
+from helpers import ROOT
+from soak import RESEED_STEPS, SMALL, differences, hashed, interrupt, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from checkpoint import CheckpointFile
-from q_agent_train import Config
+from atari import Step
+from machine.checkpoint import CheckpointFile
+from q_agent_train import Config, set_up, step, train
+from showing.episodes import play_protocol
+from training import Training
+from wrappers import AtariGames
 
-ROOT = Path(__file__).parent.parent
 TINY = replace(SMALL, steps=1_200, replay_size=320)
 # The script, but with the fresh seeds of `start`.
 SCRIPT = f"""
 import training
 training.RESEED_STEPS = {RESEED_STEPS}
-from q_agent_train import exit_with, main
+from machine.exits import exit_with
+from q_agent_train import main
 exit_with(main)
 """
 
@@ -107,6 +113,10 @@ def test_a_lengthened_run_equals_one_that_was_long_from_the_start(tmp_path: Path
     assert differences(finished, tmp_path / "run") == []
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def copy_run(source: Path, target: Path) -> None:
     subprocess.run(["cp", "-r", str(source), str(target)], check=True)
 
@@ -133,6 +143,101 @@ def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(tmp_path: Path, 
     assert "Going on at game" in result.stdout
     (tmp_path / "run" / "memory.sha256").write_text((finished / "memory.sha256").read_text())
     assert differences(finished, tmp_path / "run") == []
+
+
+def test_a_signal_while_the_tape_plays_changes_nothing(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy_run(finished, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    receive, steps = AtariGames.receive, []
+
+    def receive_and_interrupt(games: AtariGames) -> Step:
+        steps.append(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        return receive(games)
+
+    monkeypatch.setattr(AtariGames, "receive", receive_and_interrupt)
+    assert train(replace(TINY, steps=1_400, run_dir=tmp_path / "run")) == tmp_path / "run"
+    assert len(steps) == 1  # of many on the tape
+    assert "Stopped while the tape was playing; nothing was changed." in capsys.readouterr().out
+    assert contents(tmp_path / "run") == before
+
+
+def test_an_evaluation_broken_off_at_the_very_end_is_made_up_for(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[int] = []
+
+    def play_and_interrupt(*arguments: Any, **options: Any) -> np.ndarray | None:
+        played.append(1)
+        if len(played) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return play_protocol(*arguments, **options)
+
+    monkeypatch.setattr("q_agent_train.play_protocol", play_and_interrupt)
+    monkeypatch.setattr("training.RESEED_STEPS", RESEED_STEPS)
+    config = replace(TINY, run_dir=tmp_path / "run")
+    train(config)
+    state, _ = CheckpointFile(tmp_path / "run").load()
+    assert (state["training"]["agent_steps"], state["training"]["evaluations"]) == (1_200, 1)
+    train(config)
+    train(config)  # now there is nothing left to do
+    assert len(played) == 3
+    (tmp_path / "run" / "memory.sha256").write_text((finished / "memory.sha256").read_text())
+    assert differences(finished, tmp_path / "run") == []
+
+
+def new_training() -> Training:
+    return set_up(TINY, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def learning() -> Iterator[Training]:
+    """A training that has begun to learn; tests only look at it."""
+    training = new_training()
+    training.begin()
+    for _ in range(TINY.replay_start_size // TINY.num_envs + 20):
+        step(training)
+    yield training
+    training.close()
+
+
+def test_what_is_restored_goes_on_bit_for_bit(learning: Training) -> None:
+    one, other, watched = new_training(), new_training(), list[int]()
+    assert one.restore(learning.state_dict(), watched.append)
+    assert watched == [TINY.num_envs] * (learning.agent_steps // TINY.num_envs)
+    assert hashed(one.state_dict()) == hashed(learning.state_dict())
+    assert np.array_equal(one.epsilon, learning.epsilon)
+    assert one.mean_max_q() == learning.mean_max_q() is not None
+    other.restore(learning.state_dict())
+    for _ in range(10):
+        assert step(one) == step(other)
+    assert hashed(one.state_dict()) == hashed(other.state_dict()) != hashed(learning.state_dict())
+    one.close()
+    other.close()
+
+
+def test_a_restoring_that_is_broken_off_sets_nothing_of_agent_or_clock(learning: Training) -> None:
+    training, watched = new_training(), list[int]()
+    before, epsilon = training.state_dict(), training.epsilon
+
+    def watch(steps: int) -> None:
+        watched.append(steps)
+        if len(watched) == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        training.restore(learning.state_dict(), watch)
+    assert len(watched) == 5
+    after = training.state_dict()
+    changed = {name for name in before if hashed(before[name]) != hashed(after[name])}
+    assert changed == {"tape", "fingerprint"}
+    assert {"agent", "generators", "agent_steps", "held_out_states"} <= {
+        name for name in before if hashed(before[name]) != hashed(learning.state_dict()[name])
+    }
+    assert np.array_equal(training.epsilon, epsilon)
+    training.close()
 
 
 def test_contradicting_flags_name_both_values_and_change_nothing(tmp_path: Path, finished: Path) -> None:
@@ -176,12 +281,12 @@ def test_two_damaged_checkpoints_are_an_error_and_nothing_is_overwritten(tmp_pat
     copy_run(finished, tmp_path / "run")
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
         os.truncate(tmp_path / "run" / name, 0)
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    before = contents(tmp_path / "run")
     result = run("--run-dir", str(tmp_path / "run"))
     assert result.returncode == 1
     assert "no checkpoint in" in result.stderr
     assert len(result.stderr.splitlines()) == 1
-    assert {path: path.read_bytes() for path in before} == before
+    assert contents(tmp_path / "run") == before
 
 
 def test_a_checkpoint_of_a_later_format_is_a_clear_error(tmp_path: Path, finished: Path) -> None:

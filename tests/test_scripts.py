@@ -6,28 +6,22 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import refused, run_script
 from soak import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from errors import RunError, UsageError, exit_with
+from machine.exits import RunError, UsageError
 from model import load_network
 from q_agent_train import Config, main, train
 
-ROOT = Path(__file__).parent.parent
 SIZES = ("--replay-size", "1600", "--replay-start-size", "320", "--minibatch-size", "4", "--evaluate-every", "0")
 FAST = ("--update-frequency", "16", "--epsilon-end", "1")
-
-
-def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "q_agent_train.py"), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +29,7 @@ def breakout(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Compl
     """A small run of the script with its own game, Breakout, in an empty folder."""
     folder = tmp_path_factory.mktemp("user")
     flags = ("--save-every-games", "5", "--games", "18", "--num-envs", "8")
-    return run(*SIZES, *FAST, *flags, cwd=folder), folder
+    return run_script("q_agent_train.py", *SIZES, *FAST, *flags, cwd=folder), folder
 
 
 def test_a_run_of_breakout_leaves_what_the_readme_says(
@@ -77,11 +71,12 @@ def test_the_progress_line_and_the_end_say_what_a_user_needs(
 def test_tensorboard_gets_the_loss_and_the_held_out_states_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("run.LOG_EVERY_STEPS", 500)
+    monkeypatch.setattr("q_agent_train.LOG_EVERY_STEPS", 500)
     train(replace(SMALL, steps=1_000, evaluate_every=0, run_dir=tmp_path / "run"))
     events = EventAccumulator(str(tmp_path / "run")).Reload()
-    for name in ("loss", "mean_q_held_out", "steps_per_second"):
+    for name in ("loss", "mean_q_held_out", "deviation_q_held_out", "steps_per_second"):
         assert [event.step for event in events.Scalars(name)] == [500, 1_000]
+    assert all(event.value > 0 for event in events.Scalars("deviation_q_held_out"))
 
 
 @pytest.mark.parametrize(
@@ -104,6 +99,7 @@ def test_a_state_dict_is_saved_after_every_so_many_games(
     ("flags", "expected"),
     [
         (("--game", "Breakuot"), "did you mean Breakout"),
+        (("--game", "Breakuot", "--run-dir", "run", *SIZES), "did you mean Breakout"),
         (("--num-envs", "0"), "--num-envs 0"),
         (("--replay-size", "1601"), "not a multiple of --num-envs"),
         (("--replay-size", "32"), "too small to sample from"),
@@ -125,18 +121,12 @@ def test_bad_input_is_one_line_and_status_2_and_leaves_nothing(
     expected: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["q_agent_train.py", *flags])
-    with pytest.raises(SystemExit) as end:
-        exit_with(main)
-    assert end.value.code == 2
-    output = capfd.readouterr()
-    assert expected in output.err
-    assert [line[:6] for line in (output.out + output.err).splitlines()] == ["error:"]
+    assert expected in refused(monkeypatch, capfd, main, *flags)
     assert not list(tmp_path.iterdir())
 
 
 def test_bad_input_as_a_user_meets_it(tmp_path: Path) -> None:
-    result = run("--game", "Breakuot", cwd=tmp_path)
+    result = run_script("q_agent_train.py", "--game", "Breakuot", cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr == "error: unknown game 'Breakuot': did you mean Breakout, Seaquest, BankHeist?\n"
     assert not list(tmp_path.iterdir())
@@ -144,7 +134,7 @@ def test_bad_input_as_a_user_meets_it(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_refused_with_those_that_are() -> None:
-    result = run("--device", "cuda")
+    result = run_script("q_agent_train.py", "--device", "cuda")
     assert result.returncode == 2
     assert "this machine has: " in result.stderr
     assert "cpu" in result.stderr
@@ -172,7 +162,7 @@ def test_a_disk_that_is_full_at_the_start_or_later_is_one_clear_line(tmp_path: P
         pytest.skip("this machine does not let tests mount a disk")
     try:
         flags = ("--num-envs", "4", "--steps", "4000", "--checkpoint-minutes", "0.005")
-        result = run("--run-dir", str(tmp_path / "run"), *SIZES, *flags)
+        result = run_script("q_agent_train.py", "--run-dir", str(tmp_path / "run"), *SIZES, *flags)
         assert result.returncode == 1
         assert "No space left on device" in result.stderr
         assert "Traceback" not in result.stderr

@@ -12,10 +12,13 @@ import torch
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
-from errors import UsageError
+from atari import FinishedGame, Step
+from machine.exits import UsageError
+from q_agent_train import set_up, step
 from replay_memory import ReplayMemory
 from training import RESEED_STEPS, Hyperparameters, Training, multiples_crossed
-from wrappers import FinishedGame
+
+CPU = torch.device("cpu")
 
 
 def lua_clock(steps: int, parameters: Hyperparameters) -> tuple[list[int], list[int]]:
@@ -95,7 +98,7 @@ def tiny(num_envs: int, **changes: Any) -> Hyperparameters:
 
 
 def started(parameters: Hyperparameters) -> Training:
-    training = Training(parameters, torch.device("cpu"))
+    training = set_up(parameters, CPU)
     training.begin()
     return training
 
@@ -103,7 +106,7 @@ def started(parameters: Hyperparameters) -> Training:
 def assert_step_keeps_the_clock(training: Training, updates: list[int], copies: list[int]) -> None:
     """One step; what it learned and copied is what the Lua clock says."""
     before, steps = training.agent.state_dict(), training.agent_steps
-    training.step()
+    step(training)
     after, now = training.agent.state_dict(), training.agent_steps
     assert now == steps + training.parameters.num_envs
     assert after["updates_since_loss"] == updates[now]
@@ -175,7 +178,7 @@ class Referee:
 def test_games_lives_and_scores_are_the_emulators(game: str, lives: int, num_envs: int, steps: int) -> None:
     # With this seed one environment of Breakout plays two games, the first of which scores.
     training = started(tiny(num_envs, game=game, seed=2 if num_envs == 1 else 0, replay_start_size=10_000))
-    finished = [ended for _ in range(steps) for ended in training.step()]
+    finished = [ended for _ in range(steps) for ended in step(training)]
     ((seed, first_row, actions),) = training.tape.segments()
     assert (first_row, actions.shape) == (0, (steps, num_envs))
 
@@ -186,7 +189,8 @@ def test_games_lives_and_scores_are_the_emulators(game: str, lives: int, num_env
     for row in actions:
         rewards, terminals, game_starts = referee.step(row)
         lost, started_games = lost + sum(terminals), started_games + sum(game_starts)
-        expected.append(row, np.array(rewards), np.array(terminals), np.array(game_starts), referee.frames[:, 0])
+        played = Step(referee.frames[:, 0], np.array(rewards), np.array(terminals), np.array(game_starts), [])
+        expected.append(row, played)
     referee.close()
 
     assert training.games_finished == len(finished) == started_games > 0
@@ -203,9 +207,8 @@ def test_exploration_is_random_until_learning_starts_and_greedy_where_epsilon_en
     greedy = []
     for _ in range(80):
         with torch.no_grad():
-            state = training.memory.frames[torch.from_numpy(training.memory.latest_indices())]
-            greedy.append(int(training.agent.online_network(state).argmax()))
-        training.step()
+            greedy.append(int(training.agent.online_network(training.memory.latest_states()).argmax()))
+        step(training)
     ((_, _, actions),) = training.tape.segments()
     agrees = actions[:, 0] == np.array(greedy)
     assert agrees[41:].all()
@@ -216,14 +219,14 @@ def test_exploration_is_random_until_learning_starts_and_greedy_where_epsilon_en
 def learned_weights(seed: int) -> torch.Tensor:
     training = started(tiny(2, game="pong", seed=seed, replay_start_size=16, epsilon_decay_steps=20))
     for _ in range(40):
-        training.step()
+        step(training)
     weights: torch.Tensor = training.agent.state_dict()["online"]
     training.close()
     return weights
 
 
 def first_weights(seed: int) -> torch.Tensor:
-    training = Training(tiny(1, seed=seed, replay_start_size=16), torch.device("cpu"))
+    training = set_up(tiny(1, seed=seed, replay_start_size=16), CPU)
     weights: torch.Tensor = training.agent.state_dict()["online"]
     training.close()
     return weights
@@ -245,7 +248,7 @@ def test_games_are_reseeded_at_each_multiple_once_whatever_the_evaluations(monke
     training = started(tiny(1, game="pong", replay_start_size=1000, evaluate_every=20))
     due, evaluation_seeds = [], []
     for _ in range(50):
-        training.step()
+        step(training)
         if training.evaluation_is_due:
             due.append(training.agent_steps)
             evaluation_seeds.append(training.evaluation_seed())
@@ -261,9 +264,22 @@ def test_games_are_reseeded_at_each_multiple_once_whatever_the_evaluations(monke
 
 
 def test_without_evaluation_none_is_ever_due() -> None:
-    training = Training(tiny(1, game="pong", evaluate_every=0), torch.device("cpu"))
+    training = set_up(tiny(1, game="pong", evaluate_every=0), CPU)
     training.agent_steps = 10 * RESEED_STEPS
     assert not training.evaluation_is_due
+    training.close()
+
+
+def test_the_deviation_over_held_out_states_leaves_out_the_empty_frames_of_a_games_start() -> None:
+    training = set_up(tiny(1), torch.device("cpu"))
+    states = torch.randint(1, 256, (6, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    states[0, :3] = 0  # a game's first state
+    states[3, 0] = 0  # and its third
+    training.held_out_states = states
+    values, max_q = training.take_log_values(), training.agent.max_q(states)
+    assert values["mean_q_held_out"] == pytest.approx(max_q.mean().item())
+    assert values["deviation_q_held_out"] == pytest.approx(max_q[[1, 2, 4, 5]].std(correction=0).item())
+    assert values["deviation_q_held_out"] != pytest.approx(max_q.std(correction=0).item(), rel=0.1)
     training.close()
 
 
@@ -299,6 +315,7 @@ def test_values_that_cannot_be_are_refused_by_their_flag(name: str, value: Any) 
     with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')} ") as error:
         refuses()
     assert "\n" not in str(error.value)
+    assert name == "replay_size" or f" {value} cannot be: it must be " in str(error.value)
 
 
 def test_the_papers_values_and_the_limits_are_accepted() -> None:

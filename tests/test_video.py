@@ -7,42 +7,34 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import ale_py
 import imageio.v3 as iio
 import numpy as np
 import pygame
 import pytest
 import torch
+from helpers import refused, run_script, save_network
 
 import trained_model_video_generation as video
-from checkpoint import save_state_dict
-from errors import UsageError, exit_with
-from evaluate import EpsilonGreedyPlayer
-from film import Film, Window
-from model import QNetwork, load_network
-from panel import PANEL_WIDTH, Panel
+from machine.exits import StopSignal, UsageError
+from model import load_network
+from showing.episodes import EpsilonGreedyPlayer
+from showing.film import filming
+from showing.panel import PANEL_WIDTH, Panel
+from showing.window import Window
 from wrappers import FilmedGame
 
 SCRIPT = Path(video.__file__)
 
 
-def save_network(path: Path, game: str = "breakout", num_actions: int = 4) -> Path:
-    torch.manual_seed(0)
-    save_state_dict(QNetwork(game, num_actions).state_dict(), path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_network(tmp_path_factory.mktemp("network") / "model.pt")
-
-
-def run(folder: Path, *flags: object, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, flags)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, **options)  # type: ignore[call-overload]
 
 
 def frames_of(path: Path) -> tuple[dict[str, object], list[np.ndarray]]:
@@ -67,7 +59,7 @@ def game_of(model: Path, seed: int) -> tuple[list[np.ndarray], float]:
 
 
 def test_film_shows_every_frame_of_the_game(model: Path, tmp_path: Path) -> None:
-    result = run(tmp_path, "--state-dict", model, "--epsilon", 1, "--seed", 16)
+    result = run_script(SCRIPT.name, "--state-dict", str(model), "--epsilon", "1", "--seed", "16", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     screens, score = game_of(model, seed=16)
     assert f"game 1, seed 16: score {score:.0f}\n" in result.stdout
@@ -87,7 +79,7 @@ def test_film_shows_every_frame_of_the_game(model: Path, tmp_path: Path) -> None
 
 def test_plain_film_of_two_games_is_the_games_alone(model: Path, tmp_path: Path, capsys: object) -> None:
     path = tmp_path / "two.mp4"
-    video.film(video.Config(model, episodes=2, seed=9, epsilon=1.0, plain=True, output=path))
+    video.make_film(video.FilmConfig(model, episodes=2, seed=9, epsilon=1.0, plain=True, output=path))
     games = [game_of(model, seed) for seed in (9, 10)]
     meta, frames = frames_of(path)
     assert meta["size"] == (480, 630)
@@ -98,7 +90,7 @@ def test_plain_film_of_two_games_is_the_games_alone(model: Path, tmp_path: Path,
 
 def test_gif_is_short_and_small(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "readme.gif"
-    video.film(video.Config(model, epsilon=1.0, episodes=3, gif=True, output=path))
+    video.make_film(video.FilmConfig(model, epsilon=1.0, episodes=3, gif=True, output=path))
     meta, frames = frames_of(path)
     assert str(meta["codec"]).startswith("gif")
     assert len(frames) == video.GIF_FRAMES
@@ -145,81 +137,76 @@ def test_taller_screens_fit() -> None:
     assert panel.picture(np.zeros((250, 160, 3), np.uint8)).shape == (750, 480 + PANEL_WIDTH, 3)
 
 
-def assert_refused(folder: Path, words: str, capfd: pytest.CaptureFixture[str], *flags: object) -> None:
-    """The script ends with status 2 and one line that says `words`, and leaves nothing new in `folder`."""
-    before = sorted(folder.rglob("*"))
-    argv, sys.argv = sys.argv, [str(SCRIPT), *map(str, flags)]
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as exit_info:
-            exit_with(video.main)
-    finally:
-        sys.argv = argv
-        signal.signal(signal.SIGTERM, handler)
-    errors = [line for line in capfd.readouterr().err.splitlines() if "Stella" not in line and "A.L.E" not in line]
-    assert exit_info.value.code == 2
-    assert len(errors) == 1
-    assert errors[0].startswith("error: ")
-    assert words in errors[0]
-    assert sorted(folder.rglob("*")) == before
+@pytest.fixture
+def error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What the script says to flags that cannot be; it leaves nothing new behind."""
+    # The emulator greets once per process, and `refused` wants one line.
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+
+    def say(*flags: object) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        line = refused(monkeypatch, capfd, video.main, *map(str, flags))
+        assert sorted(tmp_path.rglob("*")) == before
+        return line
+
+    return say
 
 
-def test_bad_state_dicts(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def refused(words: str, path: Path) -> None:
-        assert_refused(tmp_path, words, capfd, "--state-dict", path, "--output", tmp_path / "x.mp4")
+def test_bad_state_dicts(model: Path, tmp_path: Path, error: Callable[..., str]) -> None:
+    def say(path: Path) -> str:
+        return error("--state-dict", path, "--output", tmp_path / "x.mp4")
 
-    refused("is not there", tmp_path / "missing.pt")
-    refused("cannot be read: File name too long", tmp_path / ("long" * 100 + ".pt"))
+    assert "is not there" in say(tmp_path / "missing.pt")
+    assert "cannot be read: File name too long" in say(tmp_path / ("long" * 100 + ".pt"))
     truncated = tmp_path / "truncated.pt"
     truncated.write_bytes(model.read_bytes()[:-1000])
-    refused("truncated", truncated)
+    assert "truncated" in say(truncated)
     text = tmp_path / "text.pt"
     text.write_text("no tensors here")
-    refused("text.pt", text)
+    assert "text.pt" in say(text)
     other = tmp_path / "other.pt"
     torch.save({"weight": torch.zeros(3)}, other)
-    refused("not a state dict of this project", other)
+    assert "not a state dict of this project" in say(other)
     wrong = torch.load(model)
     wrong["hidden.weight"] = torch.zeros(7, 7)
     torch.save(wrong, other)
-    refused("another network", other)
-    refused("18 actions", save_network(tmp_path / "actions.pt", num_actions=18))
-    refused("unknown game 'brakeout'", save_network(tmp_path / "game.pt", game="brakeout"))
+    assert "another network" in say(other)
+    assert "18 actions" in say(save_network(tmp_path / "actions.pt", num_actions=18))
+    assert "unknown game 'brakeout'" in say(save_network(tmp_path / "game.pt", game="brakeout"))
 
 
-def test_bad_flags(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def refused(words: str, *flags: object) -> None:
+def test_bad_flags(model: Path, tmp_path: Path, error: Callable[..., str]) -> None:
+    def say(*flags: object) -> str:
         output = () if "--output" in flags else ("--output", tmp_path / "x.mp4")
-        assert_refused(tmp_path, words, capfd, "--state-dict", model, *output, *flags)
+        return error("--state-dict", model, *output, *flags)
 
     for epsilon in (1.5, -0.1, "nan"):
-        refused("--epsilon", "--epsilon", epsilon)
-    refused("--episodes", "--episodes", 0)
-    refused("--seed", "--seed", -1)
-    refused("--seed", "--seed", 2**31)
-    refused("must end in .mp4", "--output", tmp_path / "film.avi")
-    refused("must end in .gif", "--gif")
-    refused("is not there", "--output", tmp_path / "nowhere" / "x.mp4")
-    refused("cannot be written: File name too long", "--output", "long" * 100 + ".mp4")
+        assert "--epsilon" in say("--epsilon", epsilon)
+    assert "--episodes" in say("--episodes", 0)
+    assert "--seed" in say("--seed", -1)
+    assert "--seed" in say("--seed", 2**31)
+    assert "must end in .mp4" in say("--output", tmp_path / "film.avi")
+    assert "must end in .gif" in say("--gif")
+    assert "is not there" in say("--output", tmp_path / "nowhere" / "x.mp4")
+    assert "cannot be written: File name too long" in say("--output", "long" * 100 + ".mp4")
     (tmp_path / "folder.mp4").mkdir()
-    refused("is a folder", "--output", tmp_path / "folder.mp4")
+    assert "is a folder" in say("--output", tmp_path / "folder.mp4")
 
 
 def test_a_game_that_reaches_the_time_limit_is_not_called_over(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("film.FRAMES_PER_MINUTE", 24)
-    video.film(video.Config(model, output=tmp_path / "x.mp4", plain=True))
+    monkeypatch.setattr("showing.episodes.FRAMES_PER_MINUTE", 24)
+    video.make_film(video.FilmConfig(model, output=tmp_path / "x.mp4", plain=True))
     assert "after 5 minutes, the paper's limit; the game is not over" in capsys.readouterr().out
 
 
 def test_show_without_a_display(
-    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, error: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
-    output = tmp_path / "x.mp4"
-    assert_refused(tmp_path, "no display", capfd, "--state-dict", model, "--output", output, "--show")
+    assert "no display" in error("--state-dict", model, "--output", tmp_path / "x.mp4", "--show")
 
 
 def test_full_disk_leaves_the_old_film_alone(model: Path, tmp_path: Path) -> None:
@@ -228,7 +215,10 @@ def test_full_disk_leaves_the_old_film_alone(model: Path, tmp_path: Path) -> Non
 
     old = tmp_path / "breakout.mp4"
     old.write_text("an older film")
-    result = run(tmp_path, "--state-dict", model, "--epsilon", 1, "--seed", 16, "--plain", preexec_fn=no_large_files)
+    command = [sys.executable, str(SCRIPT), "--state-dict", str(model), "--epsilon", "1", "--seed", "16", "--plain"]
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=100, preexec_fn=no_large_files
+    )
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("error: breakout.mp4 could not be written whole")
     assert "Traceback" not in result.stderr
@@ -237,22 +227,23 @@ def test_full_disk_leaves_the_old_film_alone(model: Path, tmp_path: Path) -> Non
 
 
 def test_film_with_a_frame_missing_is_no_film(tmp_path: Path) -> None:
-    film = Film(tmp_path / "x.mp4")
+    block = filming(tmp_path / "x.mp4")
+    film = block.__enter__()
     for _ in range(5):
         film.add(np.zeros((210, 160, 3), np.uint8))
     film.frames += 1
     with pytest.raises(UsageError, match="could not be written whole"):
-        film.__exit__(None, None, None)
+        block.__exit__(None, None, None)
     assert os.listdir(tmp_path) == []
 
 
 def test_closing_the_window_stops_the_film(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    config = video.Config(model, show=True)
+    config = video.FilmConfig(model, show=True)
     window, game = Window("a test"), FilmedGame("breakout")
     pygame.event.post(pygame.Event(pygame.QUIT))
-    with pytest.raises(KeyboardInterrupt), Film(tmp_path / "x.mp4") as film:
-        video.film_game(config, load_network(model), game, 0, film, window)
+    with pytest.raises(KeyboardInterrupt), filming(tmp_path / "x.mp4") as film:
+        video.film_game(config, load_network(model), game, 0, film, window, StopSignal())
     assert film.frames == 2  # the window opened with the first
     assert os.listdir(tmp_path) == []
     window.close()

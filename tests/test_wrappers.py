@@ -3,19 +3,18 @@
 import csv
 import subprocess
 import sys
-from pathlib import Path
 
 import ale_py
 import numpy as np
 import pytest
 from ale_py import roms
+from helpers import ROOT
 
-from errors import UsageError
-from evaluate import play_games
+from atari import display_name
+from machine.exits import UsageError
 from replay_memory import ReplayMemory
-from wrappers import AtariGames, FilmedGame, Tape, display_name, rom_name
-
-ROOT = Path(__file__).parent.parent
+from showing.episodes import play_games
+from wrappers import AtariGames, FilmedGame, Tape, rom_name
 
 
 def paper_games() -> list[str]:
@@ -52,14 +51,14 @@ def test_training_sees_the_bytes_that_the_film_sees(game: str, monkeypatch: pyte
     memory.start(0, games.reset(0))
     steps = 0
     for moment in play_games(lambda states: generator.integers(filmed.num_actions, size=1), filmed, seed=0):
-        state = memory.frames[memory.latest_indices()[0]].numpy()
+        state = memory.latest_states()[0].numpy()
         assert np.array_equal(moment.states[0], state)
         games.send(moment.actions)
         step = games.receive()
         assert np.array_equal(step.rewards, moment.step.rewards)
         assert np.array_equal(step.terminals, moment.step.terminals)
         assert step.finished == moment.step.finished
-        memory.append(moment.actions, step.rewards, step.terminals, step.game_starts, step.frames)
+        memory.append(moment.actions, step)
         steps += 1
     assert steps > 100
     filmed.close()
@@ -168,9 +167,9 @@ def test_the_tape_forgets_only_what_the_memory_has_lost() -> None:
 PLAY_ALL = """
 import hashlib, sys
 import numpy as np
-from wrappers import AtariGames
+from wrappers import AtariGames, rom_name
 for game in sys.argv[1:]:
-    games = AtariGames(game, 1)
+    games = AtariGames(rom_name(game), 1)
     digest = hashlib.sha256(games.reset(5).tobytes())
     generator = np.random.default_rng(1)
     for _ in range(60):

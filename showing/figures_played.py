@@ -15,10 +15,11 @@ from matplotlib.patches import ConnectionPatch
 from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE
 
-from errors import UsageError
-from evaluate import EPSILON, FRAMES_PER_MINUTE, MINUTES, EpsilonGreedyPlayer, check_actions, play_games
+from atari import FRAMES_PER_SECOND, FRAMES_PER_STEP, display_name
+from machine.exits import UsageError
 from model import load_network
-from wrappers import FRAMES_PER_STEP, MAX_EMULATOR_SEED, FilmedGame, display_name
+from showing.episodes import EPSILON, EpsilonGreedyPlayer, open_game, play_games
+from wrappers import MAX_EMULATOR_SEED
 
 MAP_EVERY_STEPS = 4  # neighbouring states are too alike to spend points of the map on
 PERPLEXITY = 30  # scikit-learn's default
@@ -54,13 +55,8 @@ class Watched:
             raise UsageError(f"--seed {seed} cannot be: it must be from 0 to {MAX_EMULATOR_SEED - 1}")
         self.network = load_network(state_dict)
         self.seed = seed
-        self._film = FilmedGame(self.network.game, max_frames_per_game=MINUTES * FRAMES_PER_MINUTE)
-        self.game = self._film.rom
-        try:
-            check_actions(state_dict, self.network, self._film)
-        except UsageError:
-            self._film.close()
-            raise
+        self._filmed = open_game(state_dict, self.network)
+        self.game = self._filmed.rom
         self._player = EpsilonGreedyPlayer(self.network, epsilon=EPSILON, seed=seed)
 
     def play(self, game: int = 0) -> Iterator[Sight]:
@@ -70,10 +66,10 @@ class Watched:
         def act(states: np.ndarray) -> np.ndarray:
             nonlocal screen
             # Here the film still shows this very state; sprites that are drawn every other frame are in one of the two.
-            screen = zlib.compress(np.maximum.reduce(self._film.screens[-2:]).tobytes(), 1)
+            screen = zlib.compress(np.maximum.reduce(self._filmed.screens[-2:]).tobytes(), 1)
             return self._player(states)
 
-        for moment in play_games(act, self._film, seed=(self.seed + game) % MAX_EMULATOR_SEED):
+        for moment in play_games(act, self._filmed, seed=(self.seed + game) % MAX_EMULATOR_SEED):
             value = float(self._player.q_values.max())
             yield Sight(moment.states[0], value, screen, bool(moment.step.terminals[0]))
 
@@ -90,8 +86,7 @@ class Watched:
         return np.concatenate([self.network.features(batch).numpy() for batch in states])
 
     def close(self) -> None:
-        """Close the emulator."""
-        self._film.close()
+        self._filmed.close()
 
 
 def embed(features: np.ndarray, seed: int) -> np.ndarray:
@@ -178,8 +173,7 @@ def draw_value(player: Watched) -> Figure:
         thumb = figure.add_subplot(grid[0, place])
         _show_screen(thumb, sights[step], f"step {step:,}: {values[step]:.{digits}f}")
         _connect(thumb, (0.5, 0), panel, np.array([step, values[step]]))
-    steps_per_second = FRAMES_PER_MINUTE / 60 / FRAMES_PER_STEP
-    panel.set_xlabel(f"agent steps ({steps_per_second:.0f} per second of play)")
+    panel.set_xlabel(f"agent steps ({FRAMES_PER_SECOND // FRAMES_PER_STEP} per second of play)")
     panel.set_ylabel("value (max Q)")
     panel.margins(x=0.01, y=0.12)
     panel.spines["top"].set_visible(False)

@@ -1,25 +1,20 @@
 """One picture from an emulator screen: the game, crisp, and beside it what the player saw, valued and did."""
 
+import functools
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from model import FRAME_SIZE, HISTORY_FRAMES
+from atari import FRAME_SIZE, HISTORY_FRAMES
 
 SCALE = 3  # 160x210 emulator pixels become 480x630
-MARGIN = 12
-FRAME_GAP = 4
+MARGIN, FRAME_GAP, VALUE_WIDTH, LARGEST_ROW = 12, 4, 58, 30
 PANEL_WIDTH = 2 * MARGIN + HISTORY_FRAMES * FRAME_SIZE + (HISTORY_FRAMES - 1) * FRAME_GAP
 TITLE_HEIGHT, CAPTION_HEIGHT, NOTE_HEIGHT = 40, 22, 24
-LARGEST_ROW = 30
-VALUE_WIDTH = 58
 SPREAD_DECAY = 0.998  # per agent step: the bars' scale follows the largest spread of the last half minute or so
 
-BACKGROUND = (20, 20, 24)
-ROW = (52, 52, 62)
-DIM = (165, 165, 172)
-BRIGHT = (245, 245, 245)
-BLUE = (0, 114, 178)  # Okabe and Ito's colours, which differ in lightness too
-ORANGE = (230, 159, 0)
+BACKGROUND, ROW, DIM, BRIGHT = (20, 20, 24), (52, 52, 62), (165, 165, 172), (245, 245, 245)
+BLUE, ORANGE = (0, 114, 178), (230, 159, 0)  # Okabe and Ito's colours, which differ in lightness too
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -52,11 +47,8 @@ class Panel:
         self._outdated = True
 
     def picture(self, screen: np.ndarray) -> np.ndarray:
-        """The picture (height, width, 3) uint8 of an emulator screen (210, 160, 3) uint8; some games are taller.
-
-        It is good until the next call, which draws into the same memory.
-        """
-        height, width = (_even(length * self._scale) for length in screen.shape[:2])
+        """The picture (height, width, 3) uint8 of a screen (210 or so, 160, 3) uint8; good until the next call."""
+        height, width = ((length * self._scale + 1) // 2 * 2 for length in screen.shape[:2])
         if self._canvas is None:
             self._canvas = np.zeros((height, width if self._plain else width + PANEL_WIDTH, 3), np.uint8)
         wide = screen.repeat(self._scale, axis=1)
@@ -116,21 +108,13 @@ class Panel:
             image.paste(Image.fromarray(frame), (MARGIN + index * (FRAME_SIZE + FRAME_GAP), top))
 
 
-_fonts: dict[int, Font] = {}
-
-
+@functools.cache
 def _font(size: int) -> Font:
-    if size not in _fonts:
-        _fonts[size] = ImageFont.load_default(size)
-    return _fonts[size]
+    return ImageFont.load_default(size)
 
 
 def _fitting_font(text: str, largest: int, width: int) -> Font:
     return next((f for f in map(_font, range(largest, 9, -1)) if f.getlength(text) <= width), _font(9))
-
-
-def _even(length: int) -> int:
-    return length + length % 2
 
 
 def _round_up(spread: float) -> float:

@@ -1,72 +1,25 @@
 """The figures drawn from tables on disk: curves of runs (paper, Fig. 2) and normalised scores (Fig. 3)."""
 
-import csv
 import json
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from errors import UsageError
-from nature_scores import game_key, paper_scores
+from atari import FRAMES_PER_STEP, game_key, paper_scores
+from machine.exits import UsageError
+from machine.tables import number_in, read_rows
 
-FRAMES_PER_STEP = 4  # run_gpu: actrep
 RUNNING_MEAN_GAMES = 100
 CURVE_POINTS = 500  # of a mean across runs; more cannot be seen
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, VERMILLION, ORANGE, GREY = "#0072B2", "#D55E00", "#E69F00", "#8C8C8C"
-
-Row = TypeVar("Row")
-
-
-def read_rows(
-    path: Path, columns: tuple[str, ...], parse: Callable[[int, dict[str, str]], Row], *, growing: bool = False
-) -> list[Row]:
-    """What `parse` makes of each line (its number, its values by column) of a CSV file that has these columns.
-
-    A `growing` file may be written at this moment: a last line that is not whole is left out. Raises `UsageError`
-    for a file that cannot be read, lacks a column, or has a line on which `parse` raises `ValueError`.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    if growing or not lines[-1]:
-        del lines[-1]  # what stands behind the last line's end
-    if not lines and growing:
-        return []
-    header = next(csv.reader(lines[:1]), [])
-    if missing := [column for column in columns if column not in header]:
-        raise UsageError(f"{path} has no column {', '.join(missing)}: it is not the table that is drawn here")
-    rows = []
-    for number, line in enumerate(lines[1:], start=2):
-        try:
-            values = next(csv.reader([line]), [])
-            if len(values) != len(header):
-                raise ValueError(f"{len(values)} values for {len(header)} columns")
-            rows.append(parse(number, dict(zip(header, values, strict=True))))
-        except (ValueError, csv.Error) as error:
-            if growing and number == len(lines):
-                break
-            raise UsageError(f"{path}, line {number} is broken: {error}; mend or remove the line") from None
-    return rows
-
-
-def _number(row: dict[str, str], column: str) -> float:
-    try:
-        value = float(row[column])
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{column} is '{row[column]}', not a number")
-    return value
 
 
 class Curve(NamedTuple):
@@ -77,21 +30,21 @@ class Curve(NamedTuple):
 
 
 @dataclass
-class Run:
-    """What the figures need of a run's files."""
+class RunCurves:
+    """What the figures need of a run's files.
+
+    games: the raw score of each. evaluations: the mean score of each; spreads: its standard deviation. action_values:
+    the mean over held-out states of max Q, at the evaluations that have it.
+    """
 
     game: str
     games: Curve
-    """The raw score of each finished game."""
     evaluations: Curve
-    """The mean score of each evaluation."""
     spreads: np.ndarray
-    """The standard deviation of each evaluation's scores."""
     action_values: Curve
-    """The mean over held-out states of max Q, at the evaluations that have it."""
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> RunCurves:
     """The run in a folder; raises `UsageError` when it is none or has no finished game."""
     if not os.path.isdir(path):
         raise UsageError(f"{path} is not a folder; name the folder of a run, such as runs/...")
@@ -99,29 +52,25 @@ def read_run(path: Path) -> Run:
         game = str(json.loads((path / "config.json").read_text())["game"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path} is not the folder of a run: it has no sound config.json") from None
-    games = read_rows(
-        path / "games.csv", ("agent_step", "score"), lambda _, row: _numbers(row, "agent_step", "score"), growing=True
-    )
-    if not games:
+    games = _read_numbers(path / "games.csv", "agent_step", "score")
+    if not len(games):
         raise UsageError(f"{path} has no finished game yet; wait for the first")
     file = path / "evaluations.csv"
-    evaluations = []
-    if file.exists():
-        columns = ("agent_step", "mean", "standard_deviation")
-        evaluations = read_rows(
-            file,
-            (*columns, "mean_max_q"),
-            # mean_max_q is empty before learning starts
-            lambda _, row: (*_numbers(row, *columns), _number(row, "mean_max_q") if row["mean_max_q"] else math.nan),
-            growing=True,
-        )
-    steps, means, spreads, q_values = np.array(evaluations).reshape(-1, 4).T
+    columns = ("agent_step", "mean", "standard_deviation", "mean_max_q")
+    evaluations = _read_numbers(file, *columns) if file.exists() else np.zeros((0, 4))
+    steps, means, spreads, q_values = evaluations.T
     known = np.isfinite(q_values)
-    return Run(game, Curve(*np.array(games).T), Curve(steps, means), spreads, Curve(steps[known], q_values[known]))
+    return RunCurves(game, Curve(*games.T), Curve(steps, means), spreads, Curve(steps[known], q_values[known]))
 
 
-def _numbers(row: dict[str, str], *columns: str) -> tuple[float, ...]:
-    return tuple(_number(row, column) for column in columns)
+def _read_numbers(path: Path, *columns: str) -> np.ndarray:
+    """Columns of a table of a run, (rows, columns) float64; NaN where the mean max Q of before learning is empty."""
+
+    def parse(_line: int, row: dict[str, str]) -> list[float]:
+        empty = "mean_max_q"  # the one column that may be
+        return [math.nan if (name, row[name]) == (empty, "") else number_in(row, name) for name in columns]
+
+    return np.array(read_rows(path, columns, parse, growing=True)).reshape(-1, len(columns))
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -144,7 +93,7 @@ def across_runs(curves: list[Curve]) -> tuple[Curve, np.ndarray]:
     Between its own steps a curve is a straight line. The interval is Student's t for the mean of that many runs.
     Raises `UsageError` when the curves have no stretch of steps in common.
     """
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy import stats  # type: ignore[import-untyped]
 
     steps = np.unique(np.concatenate([curve.steps for curve in curves]))
     begin, end = max(curve.steps[0] for curve in curves), min(curve.steps[-1] for curve in curves)
@@ -155,10 +104,10 @@ def across_runs(curves: list[Curve]) -> tuple[Curve, np.ndarray]:
         steps = steps[np.linspace(0, len(steps) - 1, CURVE_POINTS).round().astype(int)]
     values = np.stack([np.interp(steps, *curve) for curve in curves])
     standard_error = values.std(axis=0, ddof=1) / math.sqrt(len(curves))
-    return Curve(steps, values.mean(axis=0)), stdtrit(len(curves) - 1, 0.975) * standard_error
+    return Curve(steps, values.mean(axis=0)), stats.t.ppf(0.975, len(curves) - 1) * standard_error
 
 
-def draw_curves(runs: list[Run]) -> Figure:
+def draw_curves(runs: list[RunCurves]) -> Figure:
     """Score and average action value over training (paper, Fig. 2), of one run or across runs of one game."""
     paper = paper_scores(runs[0].game)
     has_action_values = any(len(run.action_values.steps) for run in runs)
@@ -187,7 +136,7 @@ def draw_curves(runs: list[Run]) -> Figure:
     return figure
 
 
-def _draw_scores_of_run(panel: Axes, run: Run) -> None:
+def _draw_scores_of_run(panel: Axes, run: RunCurves) -> None:
     # As pixels, in the SVG too: a run has tens of thousands of games.
     panel.plot(*run.games, ".", color=GREY, markersize=3, alpha=0.3, rasterized=True, label="one game")
     panel.plot(*score_curve(run.games), color=BLUE, linewidth=2, label=f"mean of {RUNNING_MEAN_GAMES} games")
@@ -233,7 +182,7 @@ def read_bars(path: Path) -> tuple[list[Bars], list[str]]:
     Every row has its bars; where a game has several rows, the label names the file or the line. Raises `UsageError`.
     """
     columns = ("game", "mean")
-    rows = read_rows(path, columns, lambda number, row: (_name(number, row), row["game"], _number(row, "mean")))
+    rows = read_rows(path, columns, lambda number, row: (_name(number, row), row["game"], number_in(row, "mean")))
     keys = [game_key(game) for _, game, _ in rows]
     bars, left_out = [], []
     for name, game, mean in rows:
@@ -242,14 +191,7 @@ def read_bars(path: Path) -> tuple[list[Bars], list[str]]:
             left_out.append(game)
             continue
         label = paper.game if keys.count(game_key(game)) == 1 else f"{paper.game} ({name})"
-        bars.append(
-            Bars(
-                label,
-                paper.normalised(mean),
-                paper.normalised(paper.dqn_nature),
-                paper.normalised(paper.best_linear),
-            )
-        )
+        bars.append(Bars(label, *map(paper.normalised, (mean, paper.dqn_nature, paper.best_linear))))
     if not bars:
         raise UsageError(f"{path} has no score of any of the paper's 49 games; fill it with evaluate.py --csv {path}")
     return sorted(bars, key=lambda bar: -bar.measured), left_out

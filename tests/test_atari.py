@@ -3,7 +3,7 @@
 import ale_py.roms
 import pytest
 
-from nature_scores import PaperScores, game_key, paper_scores, paper_table
+from atari import PaperScores, game_key, paper_scores, paper_table
 
 
 def _paper(game: str) -> PaperScores:

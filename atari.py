@@ -1,4 +1,4 @@
-"""The paper's table of scores (Extended Data Table 2), and its normalised score."""
+"""What every room knows: sizes and rates, what a step is, the names of games, the paper's scores."""
 
 import csv
 import functools
@@ -6,12 +6,46 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+FRAMES_PER_STEP = 4  # run_gpu: actrep
+HISTORY_FRAMES = 4  # run_gpu: hist_len
+FRAME_SIZE = 84  # run_gpu: preproc net_downsample_2x_full_y, 84x84
+MAX_ACTIONS = 18  # the joystick's nine positions, each with and without the button
+FRAMES_PER_SECOND = 60  # the emulator's
+FRAMES_PER_MINUTE = 60 * FRAMES_PER_SECOND
+
 TABLE = Path(__file__).parent / "data" / "nature_scores.csv"
+
+
+@dataclass
+class FinishedGame:
+    """One whole game: which environment played it, its raw score, its length in agent steps."""
+
+    environment: int
+    score: float
+    length_steps: int
+
+
+@dataclass
+class Step:
+    """What one agent step (4 frames) did in each environment; (num_envs, ...) arrays.
+
+    frames: (num_envs, 84, 84) uint8, the newest frame; where a game ended, the first of the next game.
+    rewards: float32, raw, the sum over the frames. terminals: bool, a life or the game was lost.
+    game_starts: bool, the frame is a new game's first. finished: the games that ended, by environment.
+    """
+
+    frames: np.ndarray
+    rewards: np.ndarray
+    terminals: np.ndarray
+    game_starts: np.ndarray
+    finished: list[FinishedGame]
 
 
 @dataclass(frozen=True)
 class PaperScores:
-    """What the paper reports for one game: mean raw scores per game.
+    """What Extended Data Table 2 reports for one game: mean raw scores per game.
 
     human_30min and pfrl_dqn are from later work: the human tester under the 30-minute condition, and the six-seed
     reproduction of PFRL.
@@ -37,6 +71,11 @@ def game_key(game: str) -> str:
     """What is common to all names of a game: ms_pacman, MsPacman, ALE/MsPacman-v5 and MsPacmanNoFrameskip-v4."""
     bare = re.sub(r"(NoFrameskip|Deterministic)?(-v\d+)?$", "", game.strip().removeprefix("ALE/"))
     return bare.replace("_", "").lower()
+
+
+def display_name(rom: str) -> str:
+    """The name people know a ROM by, as in the paper's tables: ms_pacman is MsPacman."""
+    return "".join(word.capitalize() for word in rom.split("_"))
 
 
 @functools.cache

@@ -1,25 +1,23 @@
 """The folder of a run: who may write in it, what grows there, and how that is cut back to a checkpoint."""
 
 import contextlib
-import csv
 import fcntl
 import json
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from checkpoint import write_text
-from errors import RunError, UsageError
-
-GAMES_HEADER = ("game", "agent_step", "frames", "score", "length_steps", "epsilon", "seconds")
-EVALUATIONS_HEADER = ("agent_step", "mean", "standard_deviation", "minimum", "maximum", "mean_max_q")
+from machine.checkpoint import CheckpointFile, save_state_dict
+from machine.exits import RunError, UsageError
+from machine.files import write_text
+from machine.tables import COLUMNS, Table
 
 
 class RunFolder:
-    """One training run's files; only one process at a time holds it.
+    """One training run's files; only one process at a time holds it. A context manager that lets go of them.
 
     games.csv, evaluations.csv and TensorBoard's files only grow. A checkpoint keeps their lengths (`lengths`), and
     going on from it cuts them back (`cut_back`), so that each game stands there once however often a run died.
@@ -33,15 +31,14 @@ class RunFolder:
             (path / "state_dicts").mkdir(exist_ok=True)
             self._lock = open(path / "lock", "w")
         except OSError as error:
-            raise UsageError(
-                f"the run folder {path} cannot be written: {error.strerror}; choose another --run-dir"
-            ) from None
+            raise UsageError(f"{path} cannot be written: {error.strerror}; choose another --run-dir") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
             raise UsageError(f"{path} is in use by another process; wait for it, or choose another --run-dir") from None
-        self._tables: dict[str, Any] = {}
+        self.checkpoints = CheckpointFile(path)
+        self._tables: dict[str, Table] = {}
         # TensorBoard writes in a thread of its own, which would print a traceback when the disk is full; the same error
         # comes up again in the thread that trains, at the next value or at the next checkpoint.
         self._excepthook = threading.excepthook
@@ -58,8 +55,6 @@ class RunFolder:
         """Bytes of each growing file, name to length, all of them on the disk."""
         if self._events:
             self._events.flush()
-        for table in self._tables.values():
-            table.flush()
         lengths = {}
         for file in self._growing_files():
             with open(file, "rb") as stream:
@@ -68,10 +63,7 @@ class RunFolder:
         return lengths
 
     def cut_back(self, lengths: dict[str, int]) -> None:
-        """Cut the growing files back to these lengths, remove newer ones, and open them for more.
-
-        Raises `RunError` when a file is shorter than it was: something else has changed it.
-        """
+        """Cut the growing files back to these lengths and open them for more; raises `RunError` where one is short."""
         for file in self._growing_files():
             if file.name not in lengths:
                 file.unlink()
@@ -80,16 +72,12 @@ class RunFolder:
             if not file.exists() or file.stat().st_size < length:
                 raise RunError(f"{file} has lost rows since the checkpoint was written; put the whole file back")
             os.truncate(file, length)
-        for name, header in (("games.csv", GAMES_HEADER), ("evaluations.csv", EVALUATIONS_HEADER)):
-            self._tables[name] = open(self.path / name, "a", newline="")
-            if name not in lengths:
-                self.add_row(name, header)
+        self._tables = {name: Table(self.path / name) for name in COLUMNS}
         self._events = SummaryWriter(str(self.path))
 
     def add_row(self, table: str, row: tuple[Any, ...]) -> None:
-        """Append a row to games.csv or evaluations.csv; readers see whole lines at once."""
-        csv.writer(self._tables[table], lineterminator="\n").writerow(row)
-        self._tables[table].flush()
+        """Append a row to games.csv or evaluations.csv; raises `OSError`."""
+        self._tables[table].add(row)
 
     def add_scalars(self, step: int, **values: float | None) -> None:
         """Append values to TensorBoard at an agent step; None is left out."""
@@ -98,6 +86,10 @@ class RunFolder:
             if value is not None:
                 self._events.add_scalar(name, value, step)
 
+    def save_network(self, state_dict: dict[str, Any], name: str) -> None:
+        """Write a network's state dict to a file of the folder, whole or not at all; raises `OSError`."""
+        save_state_dict(state_dict, self.path / name)
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json; raises `UsageError` when that cannot be done."""
         try:
@@ -105,8 +97,10 @@ class RunFolder:
         except OSError as error:
             raise UsageError(f"{self.path}: {error.strerror}; make room, or choose another --run-dir") from None
 
-    def close(self) -> None:
-        """Close every file and let others have the folder."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
         for file in (*self._tables.values(), self._events, self._lock):
             with contextlib.suppress(OSError):  # a full disk has been reported; what a checkpoint needs is on the disk
                 if file:
@@ -118,12 +112,11 @@ class RunFolder:
             self._excepthook(arguments)
 
     def _growing_files(self) -> list[Path]:
-        names = ("games.csv", "evaluations.csv", "events.out.tfevents.*")
-        return sorted(file for name in names for file in self.path.glob(name))
+        return sorted(file for name in (*COLUMNS, "events.out.tfevents.*") for file in self.path.glob(name))
 
 
-def read_config(path: Path) -> dict[str, Any] | None:
-    """The config.json of a run folder; None where there is none. Raises `RunError` when it is broken."""
+def read_config(path: Path, known: dict[str, Any]) -> dict[str, Any] | None:
+    """The config.json of a folder, None without one; raises `RunError` unless keys and types are those of `known`."""
     file = path / "config.json"
     if not os.path.exists(file):  # unlike Path's, False too where one may not look
         return None
@@ -133,4 +126,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
         raise RunError(f"{file} cannot be read ({error}); restore it, or choose another --run-dir") from None
     if not isinstance(config, dict):
         raise RunError(f"{file} is not a run's configuration; restore it, or choose another --run-dir")
+    odd = config.keys() ^ known.keys() or {name for name in known if type(config[name]) is not type(known[name])}
+    if odd:
+        raise RunError(f"{file} is from another version of this project ({', '.join(sorted(odd))}); use that version")
     return config

@@ -1,0 +1,73 @@
+"""The machine: which devices are there, how much memory is free, how the C library keeps it."""
+
+import ctypes
+import gc
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from machine.exits import UsageError
+
+RESERVE_BYTES = 10**9  # for the networks, their work space and the libraries
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the large buffers it frees, which gains 10 to 20% on a CPU; nothing where there is no mallopt."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        # M_MMAP_THRESHOLD: what is larger is still mapped on its own. Older versions refuse more than 32 MiB.
+        _ = mallopt(-3, 2**30) or mallopt(-3, 2**25)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that --device names; raises `UsageError` when it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, available in there.items() if available))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    usable = ", ".join(kind for kind, available in there.items() if available)
+    if device is None or not there.get(device.type, False):
+        raise UsageError(f"--device {name} is not there; this machine has: {usable}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name} is not there; this machine has {torch.cuda.device_count()} CUDA device(s)")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams and graphs are the current device's
+    return device
+
+
+def set_up_torch(deterministic: bool) -> None:
+    """Set what torch keeps for the whole process; `deterministic`: on a GPU, only kernels that repeat their bits."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.allow_tf32 = False  # the paper's arithmetic is float32; convolutions would round to tf32
+    keep_freed_memory()
+
+
+def bits_depend_on(device: torch.device) -> list[Any]:
+    """What the bits of a run depend on besides its config, as far as a program can know it."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    kernels = torch.backends.cpu.get_cpu_capability()
+    return [device.type, gpu, kernels, torch.get_num_threads(), str(torch.__version__)]
+
+
+def available_bytes(device: torch.device) -> int:
+    """Bytes of memory of a device that are free for a replay memory; a reserve for everything else is kept back."""
+    if device.type == "cuda":
+        gc.collect()  # a memory of an earlier run in this process may still be waiting for it
+        torch.cuda.empty_cache()
+        return max(int(torch.cuda.mem_get_info(device)[0]) - RESERVE_BYTES, 0)
+    gc.collect()
+    available = int(psutil.virtual_memory().available)
+    limit = Path("/sys/fs/cgroup/memory.max")  # a container's own limit, where there is one
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        statistics = dict(line.split() for line in limit.with_name("memory.stat").read_text().splitlines())
+        available = min(available, int(text) - int(statistics["anon"]))
+    return max(available - RESERVE_BYTES, 0)

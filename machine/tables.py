@@ -1,0 +1,86 @@
+"""The tables of a run, games.csv and evaluations.csv: their columns, writing a row, reading them back."""
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from atari import FRAMES_PER_STEP, FinishedGame
+from machine.exits import UsageError
+
+GAMES = ("game", "agent_step", "frames", "score", "length_steps", "epsilon", "seconds")
+EVALUATIONS = ("agent_step", "mean", "standard_deviation", "minimum", "maximum", "mean_max_q")
+COLUMNS = {"games.csv": GAMES, "evaluations.csv": EVALUATIONS}
+
+
+def game_row(number: int, agent_step: int, game: FinishedGame, epsilon: float, seconds: float) -> tuple[Any, ...]:
+    """A row of games.csv, in the order of its columns."""
+    frames = agent_step * FRAMES_PER_STEP
+    return number, agent_step, frames, game.score, game.length_steps, epsilon, round(seconds, 1)
+
+
+class Table:
+    """A table that grows by whole rows; readers see each at once."""
+
+    def __init__(self, path: Path):
+        """Open it for more; the header is written where there is nothing yet. Raises `OSError`."""
+        self._file = open(path, "a", newline="")
+        if not self._file.tell():
+            self.add(COLUMNS[path.name])
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        """Append a row; raises `OSError`."""
+        csv.writer(self._file, lineterminator="\n").writerow(row)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+# Own code, not pandas or genfromtxt: they say neither line nor column of a wrong value, and know no unfinished line.
+Row = TypeVar("Row")
+
+
+def read_rows(
+    path: Path, columns: tuple[str, ...], parse: Callable[[int, dict[str, str]], Row], *, growing: bool = False
+) -> list[Row]:
+    """What `parse` makes of each line (its number, its values by column) of a CSV file that has these columns.
+
+    A `growing` file may be written at this moment: a last line that is not whole is left out. Raises `UsageError`
+    for a file that cannot be read, lacks a column, or has a line on which `parse` raises `ValueError`.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    if growing or not lines[-1]:
+        del lines[-1]  # what stands behind the last line's end
+    if not lines and growing:
+        return []
+    header = next(csv.reader(lines[:1]), [])
+    if missing := [column for column in columns if column not in header]:
+        raise UsageError(f"{path} has no column {', '.join(missing)}: it is not the table that is drawn here")
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            values = next(csv.reader([line]), [])
+            if len(values) != len(header):
+                raise ValueError(f"{len(values)} values for {len(header)} columns")
+            rows.append(parse(number, dict(zip(header, values, strict=True))))
+        except (ValueError, csv.Error) as error:
+            if growing and number == len(lines):
+                break
+            raise UsageError(f"{path}, line {number} is broken: {error}; mend or remove the line") from None
+    return rows
+
+
+def number_in(row: dict[str, str], column: str) -> float:
+    """The finite number in a column of a row; raises `ValueError` with both."""
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{column} is '{row[column]}', not a number")
+    return value

@@ -1,0 +1,143 @@
+"""The one episode loop, its players, and the paper's evaluation protocol: what training and every script play with."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from atari import FRAMES_PER_MINUTE, HISTORY_FRAMES, Step
+from machine.exits import UsageError
+from model import QNetwork
+from q_agent import draw_exploration
+from wrappers import FilmedGame, Games, rom_name
+
+GAMES = 30  # paper, Methods: Evaluation procedure
+EPSILON = 0.05
+MINUTES = 5
+
+# A player takes states (num_envs, 4, 84, 84) uint8 and gives an action for each, (num_envs,) int64.
+Player = Callable[[np.ndarray], np.ndarray]
+
+
+class EpsilonGreedyPlayer:
+    """A network that plays: mostly the action of the largest Q-value, a random one with probability epsilon."""
+
+    def __init__(self, network: QNetwork, *, epsilon: float, seed: int):
+        self.network = network
+        self.epsilon = epsilon
+        self.q_values = np.zeros((0, network.num_actions), np.float32)
+        """The Q-values, (num_envs, num_actions) float32, of the last states it was asked about."""
+        self._device = next(network.parameters()).device
+        self._generator = np.random.default_rng(seed)
+
+    @torch.no_grad()
+    def __call__(self, states: np.ndarray) -> np.ndarray:
+        """Actions (num_envs,) int64 in states (num_envs, 4, 84, 84) uint8."""
+        self.q_values = self.network(torch.from_numpy(states).to(self._device)).cpu().numpy()
+        explore, actions = draw_exploration(*self.q_values.shape, self.epsilon, self._generator)
+        return np.where(explore, actions, self.q_values.argmax(axis=1))
+
+
+@dataclass
+class Moment:
+    """One agent step of play: the states (num_envs, 4, 84, 84) uint8, the actions taken there, what came of them."""
+
+    states: np.ndarray
+    actions: np.ndarray
+    step: Step
+
+
+def play_games(player: Player, games: Games, *, seed: int) -> Iterator[Moment]:
+    """Play from new games on, a moment per agent step, until each has finished its first game; those done play on."""
+    frames = games.reset(seed)
+    states = np.zeros((games.num_envs, HISTORY_FRAMES, *frames.shape[1:]), np.uint8)
+    states[:, -1] = frames
+    playing = np.ones(games.num_envs, np.bool_)
+    while playing.any():
+        actions = player(states)
+        games.send(actions)
+        step = games.receive()
+        yield Moment(states, actions, step)
+        # The newest frame comes last; what lies before a game's start is zeros.
+        older = np.where(step.game_starts[:, None, None, None], np.uint8(0), states[:, 1:])
+        states = np.concatenate([older, step.frames[:, None]], axis=1)
+        playing &= ~step.game_starts
+
+
+def play_protocol(
+    player: Player, games: Games, *, seed: int, watch: Callable[[int], bool] = lambda finished: True
+) -> np.ndarray | None:
+    """The scores (num_envs,) float64 of one game per environment.
+
+    After each agent step `watch` is told how many games are finished; when it says False, None is returned at once.
+    """
+    scores = np.full(games.num_envs, np.nan)
+    for moment in play_games(player, games, seed=seed):
+        for game in moment.step.finished:
+            if np.isnan(scores[game.environment]):  # an environment that is done plays on; its first game counts
+                scores[game.environment] = game.score
+        if not watch(int(np.isfinite(scores).sum())):
+            return None
+    return scores
+
+
+def check_actions(path: Path, network: QNetwork, games: Games) -> None:
+    """Raise `UsageError` when the network in `path` has another number of actions than its game."""
+    if network.num_actions != games.num_actions:
+        raise UsageError(
+            f"{path} is for {network.num_actions} actions, and {games.rom} has {games.num_actions}: "
+            "it was trained on another game or with another action set"
+        )
+
+
+def open_game(path: Path, network: QNetwork) -> FilmedGame:
+    """The game of the network in `path`, cut at the paper's 5 minutes; raises `UsageError` where they do not fit."""
+    try:
+        rom = rom_name(network.game)
+    except UsageError as error:
+        raise UsageError(f"{path} was trained on a game that is not here: {error}") from None
+    game = FilmedGame(rom, max_frames_per_game=MINUTES * FRAMES_PER_MINUTE)
+    try:
+        check_actions(path, network, game)
+    except UsageError:
+        game.close()
+        raise
+    return game
+
+
+@dataclass
+class Shot:
+    """One agent step to look at.
+
+    screens: the emulator frames (210, 160, 3) uint8 that it showed, before the first step also those of the reset.
+    state: (4, 84, 84) uint8, what the player saw. action: what it did. score: the game's so far. over: it has ended;
+    cut: not by a game over, but at the 5 minutes of `open_game`.
+    """
+
+    screens: list[np.ndarray]
+    state: np.ndarray
+    action: int
+    score: float
+    over: bool
+    cut: bool
+
+
+def shots(player: Player, game: FilmedGame, *, seed: int) -> Iterator[Shot]:
+    """Play one game through the episode loop of the evaluation, and keep every emulator frame."""
+    opening: list[np.ndarray] = []
+
+    def watched(states: np.ndarray) -> np.ndarray:
+        if not opening:
+            opening.extend(game.screens)
+        return player(states)
+
+    score = 0.0
+    shown = opening
+    for moment in play_games(watched, game, seed=seed):
+        score += float(moment.step.rewards[0])
+        over = bool(moment.step.game_starts[0])
+        cut = over and not bool(moment.step.terminals[0])
+        yield Shot(shown + game.screens, moment.states[0], int(moment.actions[0]), score, over, cut)
+        shown = []

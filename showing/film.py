@@ -1,0 +1,95 @@
+"""A film that is written whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import imageio_ffmpeg
+import numpy as np
+
+from atari import FRAMES_PER_SECOND, FRAMES_PER_STEP
+from machine.exits import UsageError
+from machine.files import replacing
+
+GIF_FRAMES_PER_SECOND = FRAMES_PER_SECOND // FRAMES_PER_STEP
+# One palette for the whole GIF, made from the film itself.
+PALETTE = "split[all][some];[some]palettegen=stats_mode=diff[palette];[all][palette]paletteuse=dither=none"
+GIF = {"fps": GIF_FRAMES_PER_SECOND, "codec": "gif", "pixelformat": "pal8"}
+GIF_PARAMETERS = ["-vf", PALETTE, "-f", "gif"]
+# yuv420p and an index at the file's start: what browsers want.
+MP4 = {"fps": FRAMES_PER_SECOND, "codec": "libx264", "pixelformat": "yuv420p"}
+MP4_PARAMETERS = ["-crf", "18", "-preset", "veryfast", "-movflags", "+faststart", "-f", "mp4"]
+
+
+class Film:
+    """An MP4 (H.264, 60 frames per second) or, by its suffix, a GIF (15), from pictures of one size; see `filming`."""
+
+    def __init__(self, path: Path, temporary: Path):
+        self.path = path
+        self.frames = 0
+        self._temporary = temporary
+        settings, parameters = (GIF, GIF_PARAMETERS) if path.suffix == ".gif" else (MP4, MP4_PARAMETERS)
+        # By the path's own extension imageio would not let ffmpeg write a temporary file, nor a GIF.
+        file = iio.imopen(temporary, "w", plugin="FFMPEG", extension=".mp4", legacy_mode=True)
+        self._writer: Any = file.legacy_get_writer(
+            quality=None,
+            macro_block_size=1,  # any even size will do
+            ffmpeg_log_level="quiet",  # what goes wrong is said by `_failed`
+            output_params=parameters,
+            **settings,
+        )
+
+    def add(self, picture: np.ndarray) -> None:
+        """Append a picture (height, width, 3) uint8; raises `UsageError` when the disk is full."""
+        try:
+            self._writer.append_data(picture)
+        except OSError:
+            raise self._failed() from None
+        self.frames += 1
+
+    def close(self) -> None:
+        """Let the encoder finish."""
+        self._writer.close()
+
+    def check(self) -> None:
+        """Raise `UsageError` unless the file holds every picture."""
+        if self.frames == 0:
+            raise UsageError(f"nothing was shown, so {self.path} was not written")
+        try:
+            found, _ = imageio_ffmpeg.count_frames_and_secs(str(self._temporary))
+        except RuntimeError:
+            raise self._failed() from None
+        if found != self.frames:
+            raise self._failed()
+
+    def _failed(self) -> UsageError:
+        free = f"{shutil.disk_usage(self.path.parent).free >> 20:,} MiB are free in its folder"
+        return UsageError(
+            f"{self.path} could not be written whole, so nothing was: {free}; make room, or choose another"
+        )
+
+
+@contextmanager
+def filming(path: Path) -> Iterator[Film]:
+    """A film that is `path`, whole, once the block has ended well; raises `UsageError` at once where it cannot be."""
+    if path.suffix not in (".mp4", ".gif"):
+        raise UsageError(f"{path} is neither an .mp4 nor a .gif; films are one or the other")
+    if not os.path.isdir(path.parent):
+        raise UsageError(f"the folder {path.parent} of {path.name} is not there; make it first, or choose another")
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder; name a file in it")
+    with replacing(path) as temporary:
+        try:
+            temporary.touch()
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}; choose another folder") from None
+        film = Film(path, temporary)
+        try:
+            yield film
+        finally:
+            film.close()
+        film.check()

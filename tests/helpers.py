@@ -1,0 +1,45 @@
+"""What several test files need: a network's file, a script as a user runs it, and its one clear line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from machine.checkpoint import save_state_dict
+from machine.exits import exit_with
+from model import QNetwork
+
+ROOT = Path(__file__).parent.parent
+
+
+def save_network(path: Path, game: str = "breakout", num_actions: int = 4, *, seed: int = 0) -> Path:
+    """Save the state dict of an untrained network, always the same one; returns its path."""
+    torch.manual_seed(seed)
+    save_state_dict(QNetwork(game, num_actions).state_dict(), path)
+    return path
+
+
+def run_script(name: str, *arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of the project as a user does, with these environment variables changed."""
+    command = [sys.executable, str(ROOT / name), *arguments]
+    return subprocess.run(command, cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=120)
+
+
+def refused(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], main: Callable[[], None], *arguments: str
+) -> str:
+    """The one line with which a script's `main`, given these arguments, ends with status 2; it printed nothing else."""
+    monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+    capfd.readouterr()  # what was printed before
+    with pytest.raises(SystemExit) as end:
+        exit_with(main)
+    assert end.value.code == 2
+    output = capfd.readouterr()
+    (line,) = (output.out + output.err).splitlines()
+    assert line.startswith("error: ")
+    assert line in output.err
+    return line

@@ -1,0 +1,85 @@
+"""How scripts end, signals that are noted, and devices."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import ROOT
+
+from machine.devices import choose_device
+from machine.exits import UsageError
+
+
+def test_device_that_is_not_there() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+    for name in ("", "gpu", "meta", "cuda:99", "xpu"):
+        with pytest.raises(UsageError, match="this machine has"):
+            choose_device(name)
+
+
+SIGNALLED = """
+import os, signal, sys, threading
+from machine.exits import StopSignal, exit_with
+def send(times):
+    for _ in range(times):
+        os.kill(os.getpid(), signal.Signals[sys.argv[1]])
+def main():
+    with StopSignal() as stop:
+        print(bool(stop), flush=True)
+        send(int(sys.argv[2]))
+        print(bool(stop), flush=True)
+    send(int(sys.argv[3]))
+if sys.argv[4:] == ["in a thread"]:
+    thread = threading.Thread(target=main)
+    exit_with(lambda: (thread.start(), thread.join()))
+else:
+    exit_with(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output", "status"),
+    [
+        (("SIGINT", "1", "0"), ["False", "True"], 0),  # noted
+        (("SIGTERM", "1", "0"), ["False", "True"], 0),
+        (("SIGINT", "2", "0"), ["False"], 130),  # a second one is for good
+        (("SIGTERM", "2", "0"), ["False"], -signal.SIGTERM),
+        (("SIGINT", "1", "1"), ["False", "True"], 130),  # behind the block, signals do what they did before it
+        (("SIGTERM", "1", "1"), ["False", "True"], -signal.SIGTERM),
+        (("SIGTERM", "1", "0", "in a thread"), ["False"], -signal.SIGTERM),  # where none can be noted
+    ],
+)
+def test_a_signal_is_noted_and_the_next_one_ends_the_process(
+    arguments: tuple[str, ...], output: list[str], status: int
+) -> None:
+    command = [sys.executable, "-c", SIGNALLED, *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.stdout.split() == output
+    assert result.returncode == status
+    assert result.stderr == ("\nStopped.\n" if status == 130 else "")
+
+
+SCRIPTS = ("q_agent_train.py", "evaluate.py", "play.py", "trained_model_video_generation.py", "figures.py")
+# Ctrl-C comes with the import of NumPy, the first of the slow ones in every script.
+INTERRUPTED = """
+import os, runpy, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+sys.path.insert(0, ".")
+sys.argv = [sys.argv[1], "--help"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_while_a_script_still_loads_is_one_line(script: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, script]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 130
+    assert (result.stdout, result.stderr) == ("", "\nStopped.\n")
