@@ -14,6 +14,7 @@ FRAME_SIZE = 84  # run_gpu: preproc net_downsample_2x_full_y, 84x84
 MAX_ACTIONS = 18  # the joystick's nine positions, each with and without the button
 FRAMES_PER_SECOND = 60  # the emulator's
 FRAMES_PER_MINUTE = 60 * FRAMES_PER_SECOND
+MAX_EMULATOR_SEED = 2**31 - 2**16  # ale-py's seeds have 31 bits, and environment i gets seed + i
 
 TABLE = Path(__file__).parent / "data" / "nature_scores.csv"
 
@@ -45,22 +46,17 @@ class Step:
 
 @dataclass(frozen=True)
 class PaperScores:
-    """What Extended Data Table 2 reports for one game: mean raw scores per game.
-
-    human_30min and pfrl_dqn are from later work: the human tester under the 30-minute condition, and the six-seed
-    reproduction of PFRL.
-    """
+    """What Extended Data Table 2 reports for one game, mean raw scores; the last two columns are from later work."""
 
     game: str
     random: float
     best_linear: float
     sarsa_contingency: float
-    human: float
-    """The human tester under the paper's own 5-minute condition: the one that normalises."""
+    human: float  # the tester under the paper's own 5-minute condition: the one that normalises
     dqn_nature: float
     dqn_nature_std: float
     human_30min: float
-    pfrl_dqn: float
+    pfrl_dqn: float  # the mean of six seeds
 
     def normalised(self, score: float) -> float:
         """The score in percent, random play at 0 and the human tester at 100 (paper, Fig. 3)."""
@@ -82,11 +78,8 @@ def display_name(rom: str) -> str:
 def paper_table() -> dict[str, PaperScores]:
     """The scores of the paper's 49 games, by `game_key`, in the order of its table."""
     with open(TABLE, newline="") as file:
-        rows = [
-            PaperScores(row.pop("game"), **{name: float(value) for name, value in row.items()})
-            for row in csv.DictReader(file)
-        ]
-    return {game_key(row.game): row for row in rows}
+        _, *rows = csv.reader(file)  # its columns are the fields, in their order
+    return {game_key(game): PaperScores(game, *map(float, scores)) for game, *scores in rows}
 
 
 def paper_scores(game: str) -> PaperScores | None:

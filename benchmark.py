@@ -1,10 +1,7 @@
 """Speed, side by side: python benchmark.py, python benchmark.py parts, python benchmark.py scaling"""
 
-from machine.exits import exit_with  # first: from here on Ctrl-C is one line
-
-# isort: split
+from machine.exits import exit_with  # isort: skip  # first: Ctrl-C is one line now
 import importlib.util
-import itertools
 import json
 import multiprocessing
 import os
@@ -80,7 +77,7 @@ def _started(config: BenchmarkConfig) -> Training:
 
 
 def _rate(advance: Callable[[], object], steps: Callable[[], int], config: BenchmarkConfig) -> float:
-    """Agent steps per second of a program that `advance` moves on, after the warm-up."""
+    """Agent steps per second of a program that `advance` moves on and waits for, after the warm-up."""
     for seconds in (config.warm_up_seconds, config.seconds):
         began, before = time.perf_counter(), steps()
         while time.perf_counter() - began < seconds:
@@ -91,7 +88,6 @@ def _rate(advance: Callable[[], object], steps: Callable[[], int], config: Bench
 def measure_ours(config: BenchmarkConfig) -> float:
     """Agent steps per second of this project's training loop."""
     with closing(_started(config)) as training:
-        # A step waits for the actions of the last one: on a GPU, too, nothing much is left computing at the end.
         return _rate(lambda: step(training), lambda: training.agent_steps, config)
 
 
@@ -136,16 +132,14 @@ def compare(config: BenchmarkConfig) -> dict[str, Any]:
         print("stable_baselines3 is not installed and left out: pip install -r requirements-benchmark.txt")
         del programs["stable_baselines3"]
     rates: dict[str, list[float]] = {name: [] for name in programs}
-    turns = itertools.product(range(config.rounds), programs)
-    for _, name in tqdm(list(turns), desc="measuring", leave=False):
+    for name in tqdm([*programs] * config.rounds, desc="measuring", leave=False):
         rates[name].append(_alone(programs[name], config))
-    result: dict[str, Any] = {
-        name: {"median": statistics.median(values), "minimum": min(values), "maximum": max(values)}
-        for name, values in rates.items()
-    }
+    result: dict[str, Any] = {}
     print(f"{'agent steps per second':24} {'median':>8} {'minimum':>8} {'maximum':>8}")
-    for name, rate in result.items():
-        print(f"{name:24} {rate['median']:8.1f} {rate['minimum']:8.1f} {rate['maximum']:8.1f}")
+    for name, values in rates.items():
+        median, low, high = statistics.median(values), min(values), max(values)
+        result[name] = {"median": median, "minimum": low, "maximum": high}
+        print(f"{name:24} {median:8.1f} {low:8.1f} {high:8.1f}")
     if "stable_baselines3" in result:
         result["ratio"] = result["ours"]["median"] / result["stable_baselines3"]["median"]
         ratios = [ours / peer for ours, peer in zip(*rates.values(), strict=True)]
@@ -254,7 +248,7 @@ def _draw(path: Path, result: dict[str, Any]) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.plot(*zip(*result["environments"], strict=True), "o-", color="#0072B2")
     left.set(xscale="log", xlabel="environments", ylabel="agent steps per second")
-    left.set_xticks(ENVIRONMENTS, [str(count) for count in ENVIRONMENTS])
+    left.set_xticks(ENVIRONMENTS, map(str, ENVIRONMENTS))
     right.plot([row[0] for row in result["memory"]], [row[2] for row in result["memory"]], "o-", color="#D55E00")
     right.set(xscale="log", xlabel="transitions in the memory", ylabel="ms to sample 256")
     for panel in (left, right):
@@ -264,22 +258,20 @@ def _draw(path: Path, result: dict[str, Any]) -> None:
 
 def hardware(device: torch.device) -> str:
     """One line that says what ran: processor or GPU, cores, threads, versions, date."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        name = next((s.split(":")[1].strip() for s in cpuinfo.read_text().splitlines() if "model name" in s), name)
-    if device.type == "cuda":
-        name = f"{torch.cuda.get_device_name(device)}, {name}"
-    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "ale-py", "numpy"))
-    if importlib.util.find_spec("stable_baselines3"):
-        packages += f", stable-baselines3 {version('stable-baselines3')}"
-    threads = torch.get_num_threads()
-    return f"{name}, {os.cpu_count()} cores, {threads} threads, Python {platform.python_version()}, {packages}"
+    cpuinfo = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+    models = [line.split(":")[1].strip() for line in cpuinfo.splitlines() if "model name" in line]
+    gpu = [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
+    names = ", ".join([*gpu, (models or [platform.machine()])[0]])
+    peer = ["stable-baselines3"] if importlib.util.find_spec("stable_baselines3") else []
+    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "ale-py", "numpy", *peer))
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{names}, {cores}, Python {platform.python_version()}, {packages}"
 
 
 def main() -> None:
     config = tyro.cli(BenchmarkConfig)
     check_bounds(config)
+    keep_freed_memory()
     print(hardware(choose_device(config.device)), time.strftime("%Y-%m-%d"), sep=", ")
     result = {"compare": compare, "parts": parts, "scaling": scaling}[config.what](config)
     if config.json:

@@ -1,11 +1,10 @@
 """Score trained networks by the paper's evaluation protocol: python evaluate.py --help"""
 
-from machine.exits import UsageError, exit_with  # first: from here on Ctrl-C is one line
-
-# isort: split
+from machine.exits import UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import csv
 import io
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +13,12 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from atari import FRAMES_PER_MINUTE, paper_scores
+from atari import FRAMES_PER_MINUTE, MAX_EMULATOR_SEED, paper_scores
 from machine.files import write_text
 from machine.flags import Bounds, Probability, check_bounds
 from model import QNetwork, load_network
 from showing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, check_actions, play_protocol
-from wrappers import MAX_EMULATOR_SEED, MAX_FRAMES_PER_GAME, AtariGames, rom_name
+from wrappers import MAX_FRAMES_PER_GAME, AtariGames, rom_name
 
 MAX_GAMES = 1_000  # emulators side by side
 BOOTSTRAP_RESAMPLES = 10_000
@@ -35,10 +34,9 @@ def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
 
     if len(scores) == 1:  # SciPy refuses to resample a single score
         return float(scores[0]), float(scores[0])
-    found = stats.bootstrap(
-        (scores,), np.mean, n_resamples=BOOTSTRAP_RESAMPLES, method="percentile", rng=np.random.default_rng(0)
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    same = {"method": "percentile", "n_resamples": BOOTSTRAP_RESAMPLES, "rng": np.random.default_rng(0)}
+    low, high = stats.bootstrap((scores,), np.mean, **same).confidence_interval
+    return float(low), float(high)
 
 
 @dataclass
@@ -59,7 +57,6 @@ class EvaluationConfig:
     """Also write the table to this file."""
 
     def check(self) -> None:
-        """Raise `UsageError` for a value that cannot be."""
         if not self.state_dict:
             raise UsageError("--state-dict names no file; name one or more that a training run wrote")
         check_bounds(self)
@@ -70,19 +67,13 @@ class EvaluationConfig:
 def evaluate(path: Path, network: QNetwork, config: EvaluationConfig) -> dict[str, Any]:
     """Evaluate the network of a file; returns its row, `COLUMNS` to values, None where the paper has none."""
     limit_frames = round(config.minutes * FRAMES_PER_MINUTE)
-    games = AtariGames(rom_name(network.game), config.games, max_frames_per_game=limit_frames)
-    try:
+    with closing(AtariGames(rom_name(network.game), config.games, max_frames_per_game=limit_frames)) as games:
         check_actions(path, network, games)
         player = EpsilonGreedyPlayer(network, epsilon=config.epsilon, seed=config.seed)
         with tqdm(total=config.games, desc=f"{path}: games", leave=False) as bar:
-
-            def watch(finished: int) -> bool:
-                bar.update(finished - bar.n)
-                return True
-
-            scores = play_protocol(player, games, seed=config.seed, watch=watch)
-    finally:
-        games.close()
+            scores = play_protocol(
+                player, games, seed=config.seed, watch=lambda finished: bar.update(finished - bar.n) is not False
+            )
     assert scores is not None  # nobody stopped it
     paper = paper_scores(network.game)
     values: dict[str, Any] = {"state_dict": str(path), "game": network.game, "games": config.games}

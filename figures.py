@@ -1,8 +1,6 @@
 """Files on disk -> the paper's figures, as PNG and SVG: python figures.py --help"""
 
-from machine.exits import UsageError, exit_with  # first: from here on Ctrl-C is one line
-
-# isort: split
+from machine.exits import UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -10,14 +8,15 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import matplotlib as mpl
 import tyro
 from matplotlib.figure import Figure
 
-from atari import game_key
+from atari import MAX_EMULATOR_SEED, game_key
 from machine.files import replacing
+from machine.flags import Bounds, check_bounds
 from showing.figures_tables import draw_curves, draw_scores, read_bars, read_run
 
 # showing.figures_played brings torch and scikit-learn: only the commands that play a network import it.
@@ -51,8 +50,8 @@ class Played(Command):
 
     state_dict: Path
     """State dict file of the network, such as runs/.../model.pt."""
-    seed: int = 0
-    """Seed of the games and the random actions; another seed, other games."""
+    seed: Annotated[int, Bounds(0, MAX_EMULATOR_SEED - 1)] = 0
+    """Seed of the games, the random actions and the map; another seed, other games."""
 
 
 @dataclass
@@ -90,7 +89,8 @@ class Scores(Command):
 class Embedding(Played):
     """A map (t-SNE) of the last hidden layer over states met in play, coloured by value (paper, Fig. 4)."""
 
-    states: int = 2_000
+    # Below three times the perplexity, 30, that has no meaning; t-SNE of more than 20,000 takes hours.
+    states: Annotated[int, Bounds(90, 20_000)] = 2_000
     """States on the map; every fourth that the network meets at epsilon 0.05 is taken."""
 
     def draw(self) -> tuple[Figure, str]:
@@ -111,9 +111,8 @@ class Value(Played):
             return draw_value(player), f"value-{game_key(player.game)}"
 
 
-COMMANDS: dict[str, Callable[..., Command]] = {
-    kind.__name__.lower(): kind for kind in (Curves, Scores, Embedding, Value)
-}
+KINDS: tuple[type[Command], ...] = (Curves, Scores, Embedding, Value)
+COMMANDS: dict[str, Callable[..., Command]] = {kind.__name__.lower(): kind for kind in KINDS}
 
 
 def save(figure: Figure, output: str, name: str) -> list[Path]:
@@ -139,16 +138,12 @@ def save(figure: Figure, output: str, name: str) -> list[Path]:
 
 
 def main() -> None:
-    """The command line; `figures.py RUN ...` is short for `figures.py curves RUN ...`."""
     arguments = sys.argv[1:]
     if arguments and arguments[0] not in (*COMMANDS, "-h", "--help"):
         arguments.insert(0, "curves")
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        args=arguments,
-        description="Draw the paper's figures from files on disk, as PNG and SVG. "
-        "figures.py RUN ... is short for figures.py curves RUN ...",
-    )
+    about = "Draw the paper's figures, as PNG and SVG. figures.py RUN ... is short for figures.py curves RUN ..."
+    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, description=about)
+    check_bounds(command)
     with mpl.rc_context(STYLE):
         figure, name = command.draw()
         for path in save(figure, command.output, name):

@@ -49,16 +49,12 @@ class QNetwork(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Q-values, (batch, num_actions) float32, of states (batch, 4, 84, 84) uint8, oldest frame first."""
-        q_values: Tensor = self.values(self.features(states))
-        return q_values
+        return self.values(self.features(states))
 
     def get_extra_state(self) -> dict[str, Any]:
         """What the state dict says of itself, through PyTorch's own hook."""
-        return {
-            "game": self.game,
-            "num_actions": self.num_actions,
-            "input": [HISTORY_FRAMES, FRAME_SIZE, FRAME_SIZE],
-        }
+        shape = [HISTORY_FRAMES, FRAME_SIZE, FRAME_SIZE]
+        return {"game": self.game, "num_actions": self.num_actions, "input": shape}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Check on loading that the weights are for this network's game and shape; raises `ValueError`."""

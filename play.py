@@ -1,8 +1,6 @@
 """Watch a trained network play in a window, take over from it, or play yourself: python play.py --help"""
 
-from machine.exits import StopSignal, UsageError, exit_with  # first: from here on Ctrl-C is one line
-
-# isort: split
+from machine.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import itertools
 import os
 from contextlib import ExitStack, closing
@@ -14,7 +12,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from atari import FRAMES_PER_SECOND, display_name
+from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
 from machine.files import replacing
 from machine.flags import Bounds, Probability, check_bounds
 from model import load_network
@@ -22,7 +20,7 @@ from showing.episodes import EPSILON, EpsilonGreedyPlayer, Shot, open_game, shot
 from showing.film import Film, filming
 from showing.panel import Panel
 from showing.window import Window
-from wrappers import MAX_EMULATOR_SEED, FilmedGame, rom_name
+from wrappers import FilmedGame, rom_name
 
 KEYS_HELP = """\
   p            pause, go on
@@ -62,13 +60,10 @@ class PlayConfig:
     """Keep every emulator frame that was shown in this MP4 file, at the game's speed."""
 
     def check(self) -> None:
-        """Raise `UsageError` for a value that cannot be."""
         if (self.state_dict is not None) + (self.follow is not None) + self.human != 1:
             raise UsageError("who plays? Name one of --state-dict MODEL.pt, --follow RUN, and --human --game GAME")
         if self.human and self.game is None:
             raise UsageError("--human needs the game: --human --game Breakout")
-        if self.game is not None:
-            rom_name(self.game)
         check_bounds(self)
         if self.record and self.record.suffix != ".mp4":
             raise UsageError(f"--record {self.record} must end in .mp4")
@@ -86,10 +81,7 @@ class PlayConfig:
 
 
 def action_of(held: list[str], action_names: list[str]) -> int:
-    """The action that these keys, in the order in which they were pressed, ask for.
-
-    It is the one that holds the most of them and nothing else; between equals, that of the newest key.
-    """
+    """The action that holds the most of these keys, oldest press first, and no other; between equals, of the newest."""
     wanted = [CONTROLS[key] for key in held if key in CONTROLS]
 
     def fit(action: int) -> tuple[int, list[int]]:
@@ -233,18 +225,18 @@ class Session:
 def play(config: PlayConfig) -> list[float]:
     """Open the window and play until someone quits; returns the scores of the games that ended; raises `UsageError`."""
     config.check()
+    rom = None if config.game is None else rom_name(config.game)
     path = config.network_path()
-    game = open_game(path, load_network(path)) if path else FilmedGame(rom_name(str(config.game)))
+    game = open_game(path, load_network(path)) if path else FilmedGame(str(rom))
     with ExitStack() as stack:
         stack.enter_context(closing(game))
-        if config.game is not None and rom_name(config.game) != game.rom:
+        if rom not in (None, game.rom):
             raise UsageError(f"--game {config.game}: {path} plays {display_name(game.rom)}; leave --game out")
         window = stack.enter_context(closing(Window(display_name(game.rom))))
         film = stack.enter_context(filming(config.record)) if config.record else None
         print(KEYS_HELP, f"\n  actions here {', '.join(game.action_names)}", flush=True)
-        stop = stack.enter_context(StopSignal())  # a signal quits like the key, so that the recording is kept
-        session = Session(config, window, game, film, stop)
-        session.run()
+        stop = stack.enter_context(StopSignal(patient=True))  # it quits like the key: the recording is kept
+        (session := Session(config, window, game, film, stop)).run()
     if film:
         print(f"{film.path}: {film.frames:,} frames")
     return session.scores

@@ -62,35 +62,21 @@ def _views(flat: Tensor, parameters: list[torch.nn.Parameter]) -> list[Tensor]:
 def draw_exploration(
     batch: int, num_actions: int, epsilon: np.ndarray | float, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `batch` agents explore now, (batch,) bool, and a random action for each, (batch,) int64.
-
-    Always draws the same amount, so that the generator's state depends on the number of steps alone.
-    """
+    """Which of `batch` agents explore now, (batch,) bool, and a random action for each, (batch,) int64."""
+    # Always the same amount is drawn, so that the generator's state depends on the number of steps alone.
     explore = generator.random(batch) < epsilon
     return explore, generator.integers(num_actions, size=batch)
 
 
 class QAgent:
-    """Acts and learns as NeuralQLearner.lua does, for several environments at once.
+    """Acts and learns as NeuralQLearner.lua does; on a CUDA device by captured graphs of the same functions."""
 
-    On a CUDA device every step runs as a captured CUDA graph of the same functions that run eagerly elsewhere.
-    """
-
-    def __init__(
-        self,
-        network: QNetwork,
-        device: torch.device,
-        *,
-        learning_rate: float,
-        rmsprop_decay: float,
-        rmsprop_minimum: float,
-        discount: float,
-        minibatch_size: int,
-    ):
-        self.device = device
-        self.online_network = network.to(self.device)
-        self.target_network = copy.deepcopy(self.online_network).requires_grad_(False)
-        self.optimizer = RMSProp(list(network.parameters()), learning_rate, rmsprop_decay, rmsprop_minimum)
+    def __init__(self, network: QNetwork, optimizer: RMSProp, *, discount: float, minibatch_size: int):
+        """`optimizer` is that of the network's parameters, on the device where everything is computed."""
+        self.device = optimizer.weights.device
+        self.online_network = network
+        self.target_network = copy.deepcopy(network).requires_grad_(False)
+        self.optimizer = optimizer
         self._target_weights = flatten(list(self.target_network.parameters()))
         self._discount = discount
         self._minibatch_size = minibatch_size
@@ -121,13 +107,12 @@ class QAgent:
         self._updates_since_loss += len(transitions.actions) // self._minibatch_size
 
     def copy_target(self) -> None:
-        """Make the target network equal to the online network."""
         self._target_weights.copy_(self.optimizer.weights)
 
     @torch.no_grad()
     def max_q(self, states: Tensor) -> Tensor:
-        """The largest Q-value, (count,) float32 on the CPU, in each of the states (count, 4, 84, 84) uint8."""
-        return self.online_network(states.to(self.device)).amax(1).cpu()
+        """The largest Q-value, (count,) float32, in each of the states (count, 4, 84, 84) uint8."""
+        return self.online_network(states.to(self.device)).amax(1)
 
     def take_mean_loss(self) -> float | None:
         """The mean loss per transition of the updates since the last call; None when there were none."""
@@ -175,7 +160,6 @@ class QAgent:
         return state | {"updates_since_loss": self._updates_since_loss}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
         for name, tensor in self._tensors().items():
             tensor.copy_(state[name])
         self._updates_since_loss = state["updates_since_loss"]

@@ -1,14 +1,6 @@
 """Train the DQN of Mnih et al., Nature 2015, on an Atari game: python q_agent_train.py --help"""
 
-from machine.exits import (
-    RunError,
-    StoppedError,
-    StopSignal,
-    UsageError,
-    exit_with,
-)  # first: from here on Ctrl-C is one line
-
-# isort: split
+from machine.exits import RunError, StopSignal, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import dataclasses
 import datetime
 import math
@@ -23,13 +15,14 @@ import tyro
 from tqdm import tqdm
 
 from atari import FRAMES_PER_MINUTE, FinishedGame
+from machine.checkpoint import save_state_dict
 from machine.devices import bits_depend_on, choose_device, set_up_torch
 from machine.flags import Count, Positive, flag, take_numbers_as_meant
 from machine.progress import Progress
 from machine.run_folder import RunFolder, read_config
-from machine.tables import game_row
+from machine.tables import evaluation_row, game_row
 from model import QNetwork
-from q_agent import QAgent
+from q_agent import QAgent, RMSProp
 from replay_memory import ReplayMemory, check_size
 from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, play_protocol
 from training import Hyperparameters, Training, multiples_crossed
@@ -66,9 +59,7 @@ class Config(Hyperparameters):
 
     def as_json(self) -> dict[str, Any]:
         """The config as config.json holds it; the folder it stands in is its run_dir."""
-        values = dataclasses.asdict(self)
-        del values["run_dir"]
-        return values
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "run_dir"}
 
 
 def set_up(parameters: Hyperparameters, device: torch.device) -> Training:
@@ -76,15 +67,10 @@ def set_up(parameters: Hyperparameters, device: torch.device) -> Training:
     games = AtariGames(parameters.rom, parameters.num_envs, sticky_actions=parameters.sticky_actions)
     memory = ReplayMemory(parameters.replay_size, parameters.num_envs, device)
     torch.manual_seed(parameters.seed)
-    agent = QAgent(
-        QNetwork(games.rom, games.num_actions),
-        device,
-        learning_rate=parameters.learning_rate,
-        rmsprop_decay=parameters.rmsprop_decay,
-        rmsprop_minimum=parameters.rmsprop_minimum,
-        discount=parameters.discount,
-        minibatch_size=parameters.minibatch_size,
-    )
+    network = QNetwork(games.rom, games.num_actions).to(device)
+    constants = parameters.learning_rate, parameters.rmsprop_decay, parameters.rmsprop_minimum
+    optimizer = RMSProp(list(network.parameters()), *constants)
+    agent = QAgent(network, optimizer, discount=parameters.discount, minibatch_size=parameters.minibatch_size)
     return Training(parameters, games, memory, agent)
 
 
@@ -120,14 +106,15 @@ def train(config: Config) -> Path:
         if not run.begin():  # anew, or from the newest checkpoint
             return run_dir
         while True:
-            if training.evaluation_is_due:
-                run.evaluate()  # the best network is kept; a signal breaks it off, and it stays due
+            if training.evaluation_is_due and not run.evaluate():  # the best network is kept
+                break  # by a signal: it is still due when the run goes on
+            training.reseed_when_due()
             if stop or training.agent_steps >= config.steps or training.games_finished >= config.games:
                 break
-            training.reseed_when_due()
             run.record(step(training))  # a row per game, a state dict every 50 games
             run.save_checkpoint_when_due()
-        run.end()
+        run.save_checkpoint()
+    run.say_where_things_are()
     return run_dir
 
 
@@ -175,18 +162,19 @@ class Run:
         self.best_mean = -math.inf
         self.seconds_before = 0.0  # spent on this run by processes before this one
         self.last_saved = "nothing yet"
+        self._command = f"python q_agent_train.py --run-dir {folder.path}"
         self._began = self._checkpoint_written = time.monotonic()
         self._steps_recorded = 0
-        self._progress = Progress(config.steps, config.games)
+        self._progress: Progress | None = None
         self._evaluation_games: AtariGames | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        self._progress.close()
-        if self._evaluation_games:
-            self._evaluation_games.close()
+        for part in (self._progress, self._evaluation_games):
+            if part:
+                part.close()
         if isinstance(error, OSError):
             what = f"cannot write in {self.folder.path}: {error.strerror or error}"
             raise RunError(f"{what}. Last good checkpoint: {self.last_saved}. Once mended: {self._command}") from None
@@ -199,15 +187,16 @@ class Run:
             raise UsageError(f"{what}: put checkpoint.pt back, or choose another --run-dir")
         if not new and not self._restore():
             return False
-        self.folder.write_config(self.config.as_json())
         training = self.training
         if new:
+            self.folder.write_config(self.config.as_json())
             self.folder.cut_back({})
             training.begin()
             self.save_checkpoint()
             print(f"Training on {training.games.rom}, device {training.memory.device}: {self.folder.path}")
         self._steps_recorded = training.agent_steps
-        self._progress.start(training.agent_steps, training.games_finished)
+        limits = self.config.steps, self.config.games
+        self._progress = Progress(training.agent_steps, training.games_finished, *limits)
         return True
 
     def _restore(self) -> bool:
@@ -223,19 +212,18 @@ class Run:
         total = sum(len(actions) for actions in state["tape"]["actions"])
         with tqdm(total=total, desc="Playing the tape", unit=" steps", unit_scale=True) as bar:
 
-            def watch(steps: int) -> None:
+            def watch(steps: int) -> bool:
                 bar.update(steps)
-                if self.stop:
-                    raise StoppedError
+                return not self.stop
 
-            try:
-                played_true = self.training.restore(state, watch)
-            except StoppedError:
-                print("Stopped while the tape was playing; nothing was changed.")
-                return False
+            played_true = self.training.restore(state, watch)
+        if played_true is None:
+            print("Stopped while the tape was playing; nothing was changed.")
+            return False
         if not played_true or checkpoint["machine"] != bits_depend_on(self.training.memory.device):
             where = "another processor, thread count, torch or ale-py"
             print(f"The checkpoint is from {where}: the run goes on, but not bit for bit.")
+        self.folder.write_config(self.config.as_json())
         self.folder.cut_back(checkpoint["lengths"])
         self.best_mean = checkpoint["best_mean"]
         self.seconds_before = checkpoint["seconds"]
@@ -259,13 +247,13 @@ class Run:
         self._checkpoint_written = time.monotonic()
 
     def save_checkpoint_when_due(self) -> None:
-        """Write a checkpoint every `checkpoint_minutes`."""
         if time.monotonic() - self._checkpoint_written >= self.config.checkpoint_minutes * 60:
             self.save_checkpoint()
 
     def record(self, games: list[FinishedGame]) -> None:
         """Write the games that ended, the log, and the state dict when its turn has come; refresh the progress line."""
         training, steps, epsilon = self.training, self.training.agent_steps, float(self.training.epsilon[0])
+        assert self._progress, "begin first"
         first = training.games_finished - len(games) + 1
         for number, game in enumerate(games, start=first):
             self.folder.add_row("games.csv", game_row(number, steps, game, epsilon, self._seconds()))
@@ -280,8 +268,8 @@ class Run:
         self._steps_recorded = steps
         self._progress.show(steps, training.games_finished, training.recent_scores, epsilon)
 
-    def evaluate(self) -> None:
-        """Play the paper's protocol, keep the network if it is the best so far; broken off by a signal it stays due."""
+    def evaluate(self) -> bool:
+        """Play the paper's protocol and keep the network if it is the best so far; False when a signal broke it off."""
         self._check_finite()
         training, seed = self.training, self.training.evaluation_seed()
         if not self._evaluation_games:
@@ -294,14 +282,14 @@ class Run:
         player = EpsilonGreedyPlayer(training.agent.online_network, epsilon=EPSILON, seed=seed)
         scores = play_protocol(player, self._evaluation_games, seed=seed, watch=lambda _: not self.stop)
         if scores is None:
-            return
-        row = (training.agent_steps, scores.mean(), scores.std(), scores.min(), scores.max(), training.mean_max_q())
-        self.folder.add_row("evaluations.csv", row)
+            return False
+        self.folder.add_row("evaluations.csv", evaluation_row(training.agent_steps, scores, training.mean_max_q()))
         self.folder.add_scalars(training.agent_steps, evaluation_mean=scores.mean())
         if scores.mean() > self.best_mean:
             self.best_mean = float(scores.mean())
             self._save_network("best.pt")
         training.evaluations += 1
+        return True
 
     def _check_finite(self) -> None:
         if not self.training.agent.is_finite():
@@ -311,19 +299,13 @@ class Run:
 
     def _save_network(self, name: str) -> None:
         self._check_finite()
-        self.folder.save_network(self.training.agent.online_network.state_dict(), name)
+        save_state_dict(self.training.agent.online_network.state_dict(), self.folder.path / name)
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self._began
 
-    @property
-    def _command(self) -> str:
-        return f"python q_agent_train.py --run-dir {self.folder.path}"
-
-    def end(self) -> None:
-        """Write the last checkpoint and say where everything is."""
-        self.save_checkpoint()
-        self._progress.close()
+    def say_where_things_are(self) -> None:
+        """Print where everything is, and the commands that come next."""
         training, path = self.training, self.folder.path
         how = "Stopped" if self.stop else "Finished"
         print(f"{how} after {training.games_finished:,} games and {training.agent_steps:,} agent steps.")

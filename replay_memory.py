@@ -11,8 +11,7 @@ from atari import FRAME_SIZE, HISTORY_FRAMES, Step
 from machine.devices import available_bytes
 from machine.exits import UsageError
 
-FRAME_BYTES = FRAME_SIZE * FRAME_SIZE
-BYTES_PER_TRANSITION = FRAME_BYTES + 1 + 4 + 1 + 1  # frame, action, reward, terminal, age
+BYTES_PER_TRANSITION = FRAME_SIZE * FRAME_SIZE + 1 + 4 + 1 + 1  # frame, action, reward, terminal, age
 MINIMUM_ROWS = HISTORY_FRAMES + 4  # per environment: a state's history, its successor, and a few to choose from
 FINGERPRINT_FRAMES = 1_000
 
@@ -121,14 +120,12 @@ class ReplayMemory:
 
     def draw(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Rows and environments, (count,) int64 each, of transitions drawn as `sample` does."""
-        rows = generator.integers(self.oldest_row, self.row, size=count)
-        environments = generator.integers(self.num_envs, size=count)
-        while True:
-            (broken,) = np.nonzero(~self._is_whole(rows, environments))
-            if not broken.size:
-                return rows, environments
+        rows, environments, broken = np.zeros(count, np.int64), np.zeros(count, np.int64), np.arange(count)
+        while broken.size:
             rows[broken] = generator.integers(self.oldest_row, self.row, size=broken.size)
             environments[broken] = generator.integers(self.num_envs, size=broken.size)
+            (broken,) = np.nonzero(~self._is_whole(rows, environments))
+        return rows, environments
 
     def _is_whole(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
         """Whether the history has not been overwritten, and the successor, where one is needed, is the same game's."""

@@ -1,8 +1,6 @@
 """Film a trained network at play: python trained_model_video_generation.py --state-dict model.pt"""
 
-from machine.exits import StopSignal, UsageError, exit_with  # first: from here on Ctrl-C is one line
-
-# isort: split
+from machine.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +9,14 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from atari import FRAMES_PER_SECOND, display_name
-from machine.flags import Bounds, Count, Probability, check_bounds, flag
+from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
+from machine.flags import Bounds, Count, Probability, check_bounds
 from model import QNetwork, load_network
 from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, Shot, open_game, shots
 from showing.film import GIF_FRAMES_PER_SECOND, Film, filming
 from showing.panel import SCALE, Panel
 from showing.window import Window
-from wrappers import MAX_EMULATOR_SEED, FilmedGame
+from wrappers import FilmedGame
 
 GIF_SECONDS = 15
 GIF_FRAMES = GIF_SECONDS * GIF_FRAMES_PER_SECOND
@@ -47,12 +45,7 @@ class FilmConfig:
     """Show it in a window too, at the game's speed."""
 
     def check(self) -> None:
-        """Raise `UsageError` for a value that cannot be."""
         check_bounds(self)
-        if self.seed + self.episodes > MAX_EMULATOR_SEED:
-            raise UsageError(
-                f"{flag('episodes')} {self.episodes} needs more seeds than there are from --seed {self.seed} on"
-            )
         suffix = ".gif" if self.gif else ".mp4"
         if self.output and self.output.suffix != suffix:
             raise UsageError(f"--output {self.output} must end in {suffix}" + ("" if self.gif else ", or add --gif"))
@@ -70,10 +63,8 @@ def make_film(config: FilmConfig) -> Path:
             if config.gif and film.frames == GIF_FRAMES:
                 break
             last = film_game(config, network, game, number, film, window, stop)
-            note = ""
-            if last.cut or not last.over:
-                limit = f"{MINUTES} minutes, the paper's limit" if last.cut else f"the {GIF_SECONDS} seconds of a GIF"
-                note = f" after {limit}; the game is not over"
+            limit = f"{MINUTES} minutes, the paper's limit" if last.cut else f"the {GIF_SECONDS} seconds of a GIF"
+            note = "" if last.over and not last.cut else f" after {limit}; the game is not over"
             print(f"game {number + 1}, seed {config.seed + number}: score {last.score:,.0f}{note}")
     print(f"{path}: {film.frames:,} frames, {path.stat().st_size / 1e6:.1f} MB")
     return path
@@ -89,7 +80,7 @@ def film_game(
     stop: StopSignal,
 ) -> Shot:
     """Film one game, or as much of it as a GIF holds; returns its last shot."""
-    seed = config.seed + number
+    seed = (config.seed + number) % MAX_EMULATOR_SEED
     player = EpsilonGreedyPlayer(network, epsilon=config.epsilon, seed=seed)
     scale = GIF_SCALE if config.gif else SCALE
     panel = Panel(display_name(game.rom), game.action_names, scale=scale, plain=config.plain)

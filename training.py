@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from atari import FRAME_SIZE, HISTORY_FRAMES, Step
+from atari import FRAME_SIZE, HISTORY_FRAMES, MAX_EMULATOR_SEED, Step
 from machine.exits import UsageError
 from machine.flags import Bounds, Count, Positive, Probability, check_bounds
 from q_agent import QAgent
 from replay_memory import ReplayMemory
-from wrappers import MAX_EMULATOR_SEED, AtariGames, Tape, rom_name
+from wrappers import AtariGames, Tape, rom_name
 
 MAX_ENVS = 256  # each plays 976 agent steps between two fresh seeds: most games come to their end
 RESEED_STEPS = 250_000  # agent steps between fresh seeds for the emulators: the places where a tape can start
@@ -89,10 +89,8 @@ class Hyperparameters:
         """Raise `UsageError` for a value that cannot be."""
         check_bounds(self)
         if self.replay_start_size < self.num_envs:
-            raise UsageError(
-                f"--replay-start-size {self.replay_start_size} cannot be: it must be at least one step of each "
-                f"environment, {self.num_envs}"
-            )
+            least = f"at least one step of each environment, {self.num_envs}"
+            raise UsageError(f"--replay-start-size {self.replay_start_size} cannot be: it must be {least}")
 
 
 def multiples_crossed(before: int, after: int, period: int) -> int:
@@ -111,9 +109,10 @@ class Training:
         self.games = games
         self.memory = memory
         self.agent = agent
-        streams = ("exploration", "sampling", "emulators")
-        seeds = np.random.SeedSequence(parameters.seed).spawn(len(streams))
-        self.generators = {name: np.random.default_rng(seed) for name, seed in zip(streams, seeds, strict=True)}
+        streams = zip(
+            ("exploration", "sampling", "emulators"), np.random.SeedSequence(parameters.seed).spawn(3), strict=True
+        )
+        self.generators = {name: np.random.default_rng(seed) for name, seed in streams}
         self.tape = Tape(parameters.num_envs)
         self.games_finished = 0
         self.recent_scores: deque[float] = deque(maxlen=100)
@@ -179,12 +178,10 @@ class Training:
         A deviation near 0 is a network that does not tell states apart. It leaves out states with the empty frames of
         a game's start: these differ so much from all others that they hide it (docs/plateau.md).
         """
-        values: dict[str, float | None] = {"loss": self.agent.take_mean_loss()}
+        values = {"loss": self.agent.take_mean_loss(), "mean_q_held_out": self.mean_max_q()}
         if self.held_out_states is not None:
-            max_q = self.agent.max_q(self.held_out_states)
             whole = self.held_out_states.flatten(2).bool().any(2).all(1)
-            values["mean_q_held_out"] = max_q.mean().item()
-            values["deviation_q_held_out"] = max_q[whole].std(correction=0).item()
+            values["deviation_q_held_out"] = self.agent.max_q(self.held_out_states[whole]).std(correction=0).item()
         return values
 
     def state_dict(self) -> dict[str, Any]:
@@ -207,13 +204,14 @@ class Training:
             "reseeds": self._reseeds,
         }
 
-    def restore(self, state: dict[str, Any], watch: Callable[[int], None] = lambda steps: None) -> bool:
+    def restore(self, state: dict[str, Any], watch: Callable[[int], bool] = lambda steps: True) -> bool | None:
         """Take over what `state_dict` gave, the memory by playing the tape; returns whether it gave the same bytes.
 
-        After each step `watch` is told how many agent steps it was; an exception from it ends the restoring, and the
-        training is to be thrown away.
+        After each step `watch` is told how many agent steps it was; when it says False, None is returned at once, and
+        the training is to be thrown away.
         """
-        self._play_tape(state["tape"], watch)
+        if not self._play_tape(state["tape"], watch):
+            return None
         self.agent.load_state_dict(state["agent"])
         for name, generator in self.generators.items():
             generator.bit_generator.state = state["generators"][name]
@@ -227,18 +225,19 @@ class Training:
         self._reseeds = state["reseeds"]
         return bool(self.memory.fingerprint() == state["fingerprint"])
 
-    def _play_tape(self, tape: dict[str, Any], watch: Callable[[int], None]) -> None:
+    def _play_tape(self, tape: dict[str, Any], watch: Callable[[int], bool]) -> bool:
         self.tape.load_state_dict(tape | {"actions": [actions.numpy() for actions in tape["actions"]]})
         for number, (seed, row, segment) in enumerate(self.tape.segments()):
-            frames = self.games.reset(seed)
             if number == 0:
-                self.memory.start(row, frames)
+                self.memory.start(row, self.games.reset(seed))
             else:
-                self.memory.restart_games(frames)
+                self.memory.restart_games(self.games.reset(seed))
             for actions in segment:
                 self.games.send(actions)
                 self.memory.append(actions, self.games.receive())
-                watch(len(actions))
+                if not watch(len(actions)):
+                    return False
+        return True
 
     def close(self) -> None:
         self.games.close()

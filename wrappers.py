@@ -1,6 +1,7 @@
 """Atari as the paper plays it: many games at once for training, one with all its frames for films, and the tape."""
 
 import difflib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,10 +16,10 @@ from atari import FRAME_SIZE, FRAMES_PER_MINUTE, FRAMES_PER_STEP, FinishedGame, 
 from machine.exits import UsageError
 
 MAX_FRAMES_PER_GAME = 30 * FRAMES_PER_MINUTE  # ALE's own limit in training
-MAX_EMULATOR_SEED = 2**31 - 2**16  # ale-py's seeds have 31 bits, and environment i gets seed + i
 NOOP_MAX_FRAMES = 30  # run_gpu: random_starts; ale-py draws 0 to 29, the released code 1 to 30
 
 
+@functools.cache
 def rom_name(game: str) -> str:
     """The ROM that any of a game's names means (ALE/Breakout-v5); raises `UsageError` with the nearest names."""
     # The few ROMs that Gymnasium does not register are for two players only.
@@ -66,12 +67,7 @@ class AtariGames:
     """
 
     def __init__(
-        self,
-        rom: str,
-        num_envs: int,
-        *,
-        sticky_actions: float = 0.0,
-        max_frames_per_game: int = MAX_FRAMES_PER_GAME,
+        self, rom: str, num_envs: int, *, sticky_actions: float = 0.0, max_frames_per_game: int = MAX_FRAMES_PER_GAME
     ):
         if num_envs < 1:  # ale-py would crash the process
             raise UsageError(f"--num-envs {num_envs} makes no game to play; 1 or more")
@@ -127,8 +123,7 @@ class AtariGames:
 class FilmedGame:
     """One game through Gymnasium's own wrappers, with every emulator frame in colour.
 
-    Its observations equal `AtariGames`' byte for byte. `screens` holds the frames (210, 160, 3) uint8 that the last
-    reset or step showed, `action_names` what the actions mean.
+    Its observations equal `AtariGames`' byte for byte. `action_names` says what the actions mean.
     """
 
     num_envs = 1
@@ -150,14 +145,12 @@ class FilmedGame:
         )
         self.action_names: list[str] = emulator.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
         self.num_actions = len(self.action_names)
-        self.screens: list[np.ndarray] = []
         self._keeper = _ScoreKeeper(1)
         self._action = 0
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Start a new game, from a seed or going on from the last; returns its first frame (1, 84, 84) uint8."""
         frame, info = self._game.reset(seed=seed)
-        self.screens = self._every_frame.render()  # type: ignore[assignment]
         self._keeper.restart(np.array([info["lives"]]))
         return np.asarray(frame)[None]
 
@@ -168,10 +161,13 @@ class FilmedGame:
     def receive(self) -> Step:
         """Play the step; the caller must `reset` after one that ends the game."""
         frame, reward, over, cut, info = self._game.step(self._action)
-        self.screens = self._every_frame.render()  # type: ignore[assignment]
         cut = cut and not over
         values = (np.array([value]) for value in (reward, over, cut, info["lives"]))
         return self._keeper.step(np.asarray(frame)[None], *values)
+
+    def take_screens(self) -> list[np.ndarray]:
+        """The frames (210, 160, 3) uint8 that were shown since the last call or `reset`."""
+        return self._every_frame.render()  # type: ignore[return-value]
 
     def close(self) -> None:
         self._game.close()
@@ -219,6 +215,5 @@ class Tape:
         return {"seeds": [*self._seeds], "rows": [*self._rows], "actions": actions}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
         self._seeds, self._rows = [*state["seeds"]], [*state["rows"]]
         self._actions = [bytearray(actions.tobytes()) for actions in state["actions"]]

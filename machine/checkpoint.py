@@ -20,7 +20,7 @@ def save_state_dict(state_dict: dict[str, Any], path: Path) -> None:
     tensors = {name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor)}
     dense = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     with replacing(path) as temporary:
-        temporary.write_bytes(_archive(state_dict | dense))
+        temporary.write_bytes(_archive({**state_dict, **dense}))
 
 
 def load_file(path: Path) -> Any:
@@ -44,7 +44,6 @@ class CheckpointFile:
         self._newest_is_sound = True
 
     def exists(self) -> bool:
-        """Whether there is a checkpoint, sound or not."""
         return self.newest.exists() or self.previous.exists()
 
     def save(self, state: dict[str, Any]) -> None:

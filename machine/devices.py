@@ -35,9 +35,9 @@ def choose_device(name: str) -> torch.device:
     usable = ", ".join(kind for kind, available in there.items() if available)
     if device is None or not there.get(device.type, False):
         raise UsageError(f"--device {name} is not there; this machine has: {usable}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name} is not there; this machine has {torch.cuda.device_count()} CUDA device(s)")
     if device.type == "cuda":
+        if (count := torch.cuda.device_count()) <= (device.index or 0):
+            raise UsageError(f"--device {name} is not there; this machine has {count} CUDA device(s)")
         torch.cuda.set_device(device)  # streams and graphs are the current device's
     return device
 
@@ -60,11 +60,10 @@ def bits_depend_on(device: torch.device) -> list[Any]:
 
 def available_bytes(device: torch.device) -> int:
     """Bytes of memory of a device that are free for a replay memory; a reserve for everything else is kept back."""
+    gc.collect()  # a memory of an earlier run in this process may still be waiting for it
     if device.type == "cuda":
-        gc.collect()  # a memory of an earlier run in this process may still be waiting for it
         torch.cuda.empty_cache()
         return max(int(torch.cuda.mem_get_info(device)[0]) - RESERVE_BYTES, 0)
-    gc.collect()
     available = int(psutil.virtual_memory().available)
     limit = Path("/sys/fs/cgroup/memory.max")  # a container's own limit, where there is one
     if limit.exists() and (text := limit.read_text().strip()).isdigit():

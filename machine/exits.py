@@ -16,17 +16,14 @@ class RunError(Exception):
     """Something failed while running: the message names the cause and what is safe; exit status 1."""
 
 
-class StoppedError(Exception):
-    """A signal came, and the work is left where it stands."""
-
-
 class StopSignal:
     """Notes Ctrl-C and SIGTERM while its block runs, so that a long work ends at a good place; true once one came.
 
-    A second one ends the process at once. In a thread nothing is noted: Python lets only the main one handle signals.
+    A second one ends the process at once, unless `patient`. Python notes signals in the main thread alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
+        self._patient = patient
         self._number: int | None = None
 
     def __bool__(self) -> bool:
@@ -40,7 +37,8 @@ class StopSignal:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self._number = number
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if not self._patient:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     def __exit__(self, *_exception: object) -> None:
         for number, handler in self._before.items():
@@ -51,7 +49,7 @@ def exit_with(main: Callable[[], None]) -> None:
     """Run a script's `main` and end the process: status 0, 2 for a `UsageError`, 1 for a `RunError`, 130 for Ctrl-C."""
     try:
         main()
-    except KeyboardInterrupt as error:  # here, so that nothing it went through is left: ale-py would say it leaked
+    except KeyboardInterrupt as error:  # in a hook its traceback would keep emulators alive, which ale-py reports
         _stop(error)
     except (UsageError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -64,9 +62,7 @@ def _stop(error: BaseException) -> NoReturn:
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if issubclass(kind, KeyboardInterrupt):
-        _stop(error)
-    sys.__excepthook__(kind, error, trace)
+    _stop(error) if issubclass(kind, KeyboardInterrupt) else sys.__excepthook__(kind, error, trace)
 
 
 # Set by the import, which scripts do before all others: Ctrl-C is one line while they still load torch.

@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, mark: str = "") -> Iterator[Path]:
     """A temporary file beside `path` to fill in the block; after it, it is synced and becomes `path`.
 
     Whenever the process dies, `path` holds its old content or its new one, whole; a block that raises leaves the old
-    one and nothing else. Raises `OSError`.
+    one and nothing else. `mark` keeps apart what several processes write. Raises `OSError`.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}{mark}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -33,4 +33,4 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` whole or not at all; raises `OSError`."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")

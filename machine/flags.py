@@ -19,7 +19,6 @@ class Bounds:
     with_high: bool = True
 
     def hold(self, value: float) -> bool:
-        """Whether `value` lies within."""
         above = self.low <= value if self.with_low else self.low < value
         below = value <= self.high if self.with_high else value < self.high
         return math.isfinite(value) and above and below
@@ -27,12 +26,9 @@ class Bounds:
     def __str__(self) -> str:
         if self.high == math.inf:
             return f"{self.low} or more" if self.with_low else f"a finite number above {self.low}"
-        begin = f"from {self.low} to" if self.with_low else f"above {self.low} and"
-        return (
-            f"{begin} {self.high}"
-            if self.with_low and self.with_high
-            else (f"{begin} {'at most' if self.with_high else 'below'} {self.high}")
-        )
+        if self.with_low:
+            return f"from {self.low} to {'' if self.with_high else 'below '}{self.high}"
+        return f"above {self.low} and {'at most' if self.with_high else 'below'} {self.high}"
 
 
 Count = Annotated[int, Bounds(1)]

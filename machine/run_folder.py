@@ -6,14 +6,14 @@ import json
 import os
 import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from machine.checkpoint import CheckpointFile, save_state_dict
+from machine.checkpoint import CheckpointFile
 from machine.exits import RunError, UsageError
 from machine.files import write_text
-from machine.tables import COLUMNS, Table
+from machine.tables import COLUMNS, append_row
 
 
 class RunFolder:
@@ -38,7 +38,7 @@ class RunFolder:
             self._lock.close()
             raise UsageError(f"{path} is in use by another process; wait for it, or choose another --run-dir") from None
         self.checkpoints = CheckpointFile(path)
-        self._tables: dict[str, Table] = {}
+        self._tables: dict[str, TextIO] = {}
         # TensorBoard writes in a thread of its own, which would print a traceback when the disk is full; the same error
         # comes up again in the thread that trains, at the next value or at the next checkpoint.
         self._excepthook = threading.excepthook
@@ -72,12 +72,15 @@ class RunFolder:
             if not file.exists() or file.stat().st_size < length:
                 raise RunError(f"{file} has lost rows since the checkpoint was written; put the whole file back")
             os.truncate(file, length)
-        self._tables = {name: Table(self.path / name) for name in COLUMNS}
+        for name, columns in COLUMNS.items():
+            self._tables[name] = open(self.path / name, "a", newline="")
+            if name not in lengths:
+                append_row(self._tables[name], columns)
         self._events = SummaryWriter(str(self.path))
 
     def add_row(self, table: str, row: tuple[Any, ...]) -> None:
         """Append a row to games.csv or evaluations.csv; raises `OSError`."""
-        self._tables[table].add(row)
+        append_row(self._tables[table], row)
 
     def add_scalars(self, step: int, **values: float | None) -> None:
         """Append values to TensorBoard at an agent step; None is left out."""
@@ -85,10 +88,6 @@ class RunFolder:
         for name, value in values.items():
             if value is not None:
                 self._events.add_scalar(name, value, step)
-
-    def save_network(self, state_dict: dict[str, Any], name: str) -> None:
-        """Write a network's state dict to a file of the folder, whole or not at all; raises `OSError`."""
-        save_state_dict(state_dict, self.path / name)
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json; raises `UsageError` when that cannot be done."""

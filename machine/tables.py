@@ -4,14 +4,16 @@ import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
+
+import numpy as np
 
 from atari import FRAMES_PER_STEP, FinishedGame
 from machine.exits import UsageError
 
-GAMES = ("game", "agent_step", "frames", "score", "length_steps", "epsilon", "seconds")
-EVALUATIONS = ("agent_step", "mean", "standard_deviation", "minimum", "maximum", "mean_max_q")
-COLUMNS = {"games.csv": GAMES, "evaluations.csv": EVALUATIONS}
+GAME_COLUMNS = ("game", "agent_step", "frames", "score", "length_steps", "epsilon", "seconds")
+EVALUATION_COLUMNS = ("agent_step", "mean", "standard_deviation", "minimum", "maximum", "mean_max_q")
+COLUMNS = {"games.csv": GAME_COLUMNS, "evaluations.csv": EVALUATION_COLUMNS}
 
 
 def game_row(number: int, agent_step: int, game: FinishedGame, epsilon: float, seconds: float) -> tuple[Any, ...]:
@@ -20,22 +22,15 @@ def game_row(number: int, agent_step: int, game: FinishedGame, epsilon: float, s
     return number, agent_step, frames, game.score, game.length_steps, epsilon, round(seconds, 1)
 
 
-class Table:
-    """A table that grows by whole rows; readers see each at once."""
+def evaluation_row(agent_step: int, scores: np.ndarray, mean_max_q: float | None) -> tuple[Any, ...]:
+    """A row of evaluations.csv, in the order of its columns."""
+    return agent_step, scores.mean(), scores.std(), scores.min(), scores.max(), mean_max_q
 
-    def __init__(self, path: Path):
-        """Open it for more; the header is written where there is nothing yet. Raises `OSError`."""
-        self._file = open(path, "a", newline="")
-        if not self._file.tell():
-            self.add(COLUMNS[path.name])
 
-    def add(self, row: tuple[Any, ...]) -> None:
-        """Append a row; raises `OSError`."""
-        csv.writer(self._file, lineterminator="\n").writerow(row)
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+def append_row(table: TextIO, row: tuple[Any, ...]) -> None:
+    """Append a whole row to an open table; readers see it at once. Raises `OSError`."""
+    csv.writer(table, lineterminator="\n").writerow(row)
+    table.flush()
 
 
 # Own code, not pandas or genfromtxt: they say neither line nor column of a wrong value, and know no unfinished line.

@@ -86,10 +86,8 @@ def play_protocol(
 def check_actions(path: Path, network: QNetwork, games: Games) -> None:
     """Raise `UsageError` when the network in `path` has another number of actions than its game."""
     if network.num_actions != games.num_actions:
-        raise UsageError(
-            f"{path} is for {network.num_actions} actions, and {games.rom} has {games.num_actions}: "
-            "it was trained on another game or with another action set"
-        )
+        why = "it was trained on another game or with another action set"
+        raise UsageError(f"{path} is for {network.num_actions} actions, and {games.rom} has {games.num_actions}: {why}")
 
 
 def open_game(path: Path, network: QNetwork) -> FilmedGame:
@@ -126,18 +124,9 @@ class Shot:
 
 def shots(player: Player, game: FilmedGame, *, seed: int) -> Iterator[Shot]:
     """Play one game through the episode loop of the evaluation, and keep every emulator frame."""
-    opening: list[np.ndarray] = []
-
-    def watched(states: np.ndarray) -> np.ndarray:
-        if not opening:
-            opening.extend(game.screens)
-        return player(states)
-
     score = 0.0
-    shown = opening
-    for moment in play_games(watched, game, seed=seed):
+    for moment in play_games(player, game, seed=seed):
         score += float(moment.step.rewards[0])
         over = bool(moment.step.game_starts[0])
         cut = over and not bool(moment.step.terminals[0])
-        yield Shot(shown + game.screens, moment.states[0], int(moment.actions[0]), score, over, cut)
-        shown = []
+        yield Shot(game.take_screens(), moment.states[0], int(moment.actions[0]), score, over, cut)

@@ -15,16 +15,13 @@ from matplotlib.patches import ConnectionPatch
 from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE
 
-from atari import FRAMES_PER_SECOND, FRAMES_PER_STEP, display_name
+from atari import FRAMES_PER_SECOND, FRAMES_PER_STEP, MAX_EMULATOR_SEED, display_name
 from machine.exits import UsageError
 from model import load_network
 from showing.episodes import EPSILON, EpsilonGreedyPlayer, open_game, play_games
-from wrappers import MAX_EMULATOR_SEED
 
 MAP_EVERY_STEPS = 4  # neighbouring states are too alike to spend points of the map on
 PERPLEXITY = 30  # scikit-learn's default
-MINIMUM_STATES = 3 * PERPLEXITY  # below, the perplexity has no meaning
-MAXIMUM_STATES = 20_000  # t-SNE of more takes hours
 SCREENS_ON_MAP = 8
 SCREENS_ON_CURVE = 5
 BATCH_STATES = 256
@@ -50,9 +47,6 @@ class Watched:
     """A network that plays its game by the paper's protocol (epsilon 0.05, 5 minutes), and what it sees."""
 
     def __init__(self, state_dict: Path, seed: int):
-        """Load the network; raises `UsageError` when the file is none or the seed cannot be."""
-        if not 0 <= seed < MAX_EMULATOR_SEED:
-            raise UsageError(f"--seed {seed} cannot be: it must be from 0 to {MAX_EMULATOR_SEED - 1}")
         self.network = load_network(state_dict)
         self.seed = seed
         self._filmed = open_game(state_dict, self.network)
@@ -66,7 +60,7 @@ class Watched:
         def act(states: np.ndarray) -> np.ndarray:
             nonlocal screen
             # Here the film still shows this very state; sprites that are drawn every other frame are in one of the two.
-            screen = zlib.compress(np.maximum.reduce(self._filmed.screens[-2:]).tobytes(), 1)
+            screen = zlib.compress(np.maximum.reduce(self._filmed.take_screens()[-2:]).tobytes(), 1)
             return self._player(states)
 
         for moment in play_games(act, self._filmed, seed=(self.seed + game) % MAX_EMULATOR_SEED):
@@ -102,9 +96,7 @@ def spread_points(points: np.ndarray, number: int, seed: int) -> np.ndarray:
 
 
 def draw_embedding(player: Watched, number: int) -> Figure:
-    """The map of `number` states, coloured by value, with screens; raises `UsageError` for an impossible number."""
-    if not MINIMUM_STATES <= number <= MAXIMUM_STATES:
-        raise UsageError(f"--states {number} cannot be: it must be from {MINIMUM_STATES} to {MAXIMUM_STATES}")
+    """The map of `number` states, coloured by value, with screens; raises `UsageError` where there is none."""
     sights = player.states_for_map(number)
     features = player.features(sights)
     if not features.std(axis=0).any():
@@ -160,9 +152,8 @@ def draw_value(player: Watched) -> Figure:
     chosen = turning_points(values, SCREENS_ON_CURVE)
     digits = _digits(values)
     figure = Figure(figsize=(10.5, 6.2), layout="constrained")
-    figure.suptitle(
-        f"{display_name(player.game)}: value along one game" + (" (dotted: a life is lost)" if lost_lives else "")
-    )
+    note = " (dotted: a life is lost)" if lost_lives else ""
+    figure.suptitle(f"{display_name(player.game)}: value along one game{note}")
     grid = figure.add_gridspec(2, max(len(chosen), 1), height_ratios=[1, 1.3])
     panel = figure.add_subplot(grid[1, :])
     panel.plot(values, color=BLUE, linewidth=1.3)
@@ -173,8 +164,8 @@ def draw_value(player: Watched) -> Figure:
         thumb = figure.add_subplot(grid[0, place])
         _show_screen(thumb, sights[step], f"step {step:,}: {values[step]:.{digits}f}")
         _connect(thumb, (0.5, 0), panel, np.array([step, values[step]]))
-    panel.set_xlabel(f"agent steps ({FRAMES_PER_SECOND // FRAMES_PER_STEP} per second of play)")
-    panel.set_ylabel("value (max Q)")
+    rate = FRAMES_PER_SECOND // FRAMES_PER_STEP
+    panel.set(xlabel=f"agent steps ({rate} per second of play)", ylabel="value (max Q)")
     panel.margins(x=0.01, y=0.12)
     panel.spines["top"].set_visible(False)
     return figure
@@ -189,11 +180,11 @@ def _digits(values: np.ndarray) -> int:
 def _show_screen(thumb: Axes, sight: Sight, title: str) -> None:
     thumb.imshow(sight.screen)
     thumb.set_title(title, fontsize=11)
-    thumb.set_xticks([])
-    thumb.set_yticks([])
+    thumb.set(xticks=[], yticks=[])
 
 
 def _connect(thumb: Axes, corner: tuple[float, float], panel: Axes, point: np.ndarray) -> None:
-    end = (float(point[0]), float(point[1]))
-    line = ConnectionPatch(corner, end, "axes fraction", "data", axesA=thumb, axesB=panel, linewidth=0.7, alpha=0.6)
+    line = ConnectionPatch(
+        corner, tuple(point), "axes fraction", "data", axesA=thumb, axesB=panel, linewidth=0.7, alpha=0.6
+    )
     thumb.figure.add_artist(line)

@@ -31,17 +31,13 @@ class Curve(NamedTuple):
 
 @dataclass
 class RunCurves:
-    """What the figures need of a run's files.
-
-    games: the raw score of each. evaluations: the mean score of each; spreads: its standard deviation. action_values:
-    the mean over held-out states of max Q, at the evaluations that have it.
-    """
+    """What the figures need of a run's files."""
 
     game: str
-    games: Curve
-    evaluations: Curve
-    spreads: np.ndarray
-    action_values: Curve
+    games: Curve  # the raw score of each
+    evaluations: Curve  # the mean score of each ...
+    spreads: np.ndarray  # ... and its standard deviation
+    action_values: Curve  # the mean over held-out states of max Q, at the evaluations that have it
 
 
 def read_run(path: Path) -> RunCurves:
@@ -182,7 +178,11 @@ def read_bars(path: Path) -> tuple[list[Bars], list[str]]:
     Every row has its bars; where a game has several rows, the label names the file or the line. Raises `UsageError`.
     """
     columns = ("game", "mean")
-    rows = read_rows(path, columns, lambda number, row: (_name(number, row), row["game"], number_in(row, "mean")))
+
+    def parse(line: int, row: dict[str, str]) -> tuple[str, str, float]:
+        return Path(row.get("state_dict") or f"line {line}").name, row["game"], number_in(row, "mean")
+
+    rows = read_rows(path, columns, parse)
     keys = [game_key(game) for _, game, _ in rows]
     bars, left_out = [], []
     for name, game, mean in rows:
@@ -197,18 +197,17 @@ def read_bars(path: Path) -> tuple[list[Bars], list[str]]:
     return sorted(bars, key=lambda bar: -bar.measured), left_out
 
 
-def _name(number: int, row: dict[str, str]) -> str:
-    """What tells a row from others of its game: its state dict's file, or its line."""
-    return Path(row["state_dict"]).name if row.get("state_dict") else f"line {number}"
-
-
 def draw_scores(bars: list[Bars]) -> Figure:
     """Normalised scores beside the paper's DQN and the best linear learner (paper, Fig. 3), in the given order."""
     figure = Figure(figsize=(9, 1.9 + 0.62 * len(bars)), layout="constrained")
     panel = figure.subplots()
     places = np.arange(len(bars))
-    kinds = (("this project", "measured", BLUE), ("DQN of the paper", "dqn", ORANGE))
-    for offset, (name, field, color) in enumerate((*kinds, ("best linear learner", "best_linear", GREY)), start=-1):
+    kinds = (
+        ("this project", "measured", BLUE),
+        ("DQN of the paper", "dqn", ORANGE),
+        ("best linear learner", "best_linear", GREY),
+    )
+    for offset, (name, field, color) in enumerate(kinds, start=-1):
         values = [getattr(bar, field) for bar in bars]
         drawn = panel.barh(places + 0.27 * offset, values, height=0.25, color=color, label=name)
         texts = panel.bar_label(drawn, [f"{value:,.0f}%" for value in values], padding=3, fontsize=9.5)

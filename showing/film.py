@@ -18,11 +18,11 @@ from machine.files import replacing
 GIF_FRAMES_PER_SECOND = FRAMES_PER_SECOND // FRAMES_PER_STEP
 # One palette for the whole GIF, made from the film itself.
 PALETTE = "split[all][some];[some]palettegen=stats_mode=diff[palette];[all][palette]paletteuse=dither=none"
-GIF = {"fps": GIF_FRAMES_PER_SECOND, "codec": "gif", "pixelformat": "pal8"}
-GIF_PARAMETERS = ["-vf", PALETTE, "-f", "gif"]
+GIF_OUTPUT = ["-vf", PALETTE, "-f", "gif"]
+GIF = {"fps": GIF_FRAMES_PER_SECOND, "codec": "gif", "pixelformat": "pal8", "output_params": GIF_OUTPUT}
 # yuv420p and an index at the file's start: what browsers want.
-MP4 = {"fps": FRAMES_PER_SECOND, "codec": "libx264", "pixelformat": "yuv420p"}
-MP4_PARAMETERS = ["-crf", "18", "-preset", "veryfast", "-movflags", "+faststart", "-f", "mp4"]
+MP4_OUTPUT = ["-crf", "18", "-preset", "veryfast", "-movflags", "+faststart", "-f", "mp4"]
+MP4 = {"fps": FRAMES_PER_SECOND, "codec": "libx264", "pixelformat": "yuv420p", "output_params": MP4_OUTPUT}
 
 
 class Film:
@@ -32,15 +32,13 @@ class Film:
         self.path = path
         self.frames = 0
         self._temporary = temporary
-        settings, parameters = (GIF, GIF_PARAMETERS) if path.suffix == ".gif" else (MP4, MP4_PARAMETERS)
         # By the path's own extension imageio would not let ffmpeg write a temporary file, nor a GIF.
         file = iio.imopen(temporary, "w", plugin="FFMPEG", extension=".mp4", legacy_mode=True)
         self._writer: Any = file.legacy_get_writer(
             quality=None,
             macro_block_size=1,  # any even size will do
             ffmpeg_log_level="quiet",  # what goes wrong is said by `_failed`
-            output_params=parameters,
-            **settings,
+            **(GIF if path.suffix == ".gif" else MP4),
         )
 
     def add(self, picture: np.ndarray) -> None:
@@ -52,7 +50,6 @@ class Film:
         self.frames += 1
 
     def close(self) -> None:
-        """Let the encoder finish."""
         self._writer.close()
 
     def check(self) -> None:
@@ -67,10 +64,8 @@ class Film:
             raise self._failed()
 
     def _failed(self) -> UsageError:
-        free = f"{shutil.disk_usage(self.path.parent).free >> 20:,} MiB are free in its folder"
-        return UsageError(
-            f"{self.path} could not be written whole, so nothing was: {free}; make room, or choose another"
-        )
+        free = f"{shutil.disk_usage(self.path.parent).free >> 20:,} MiB are free there"
+        return UsageError(f"{self.path} could not be written whole, so nothing was: {free}; make room, or go elsewhere")
 
 
 @contextmanager
@@ -82,7 +77,7 @@ def filming(path: Path) -> Iterator[Film]:
         raise UsageError(f"the folder {path.parent} of {path.name} is not there; make it first, or choose another")
     if os.path.isdir(path):
         raise UsageError(f"{path} is a folder; name a file in it")
-    with replacing(path) as temporary:
+    with replacing(path, f".{os.getpid()}") as temporary:
         try:
             temporary.touch()
         except OSError as error:

@@ -36,11 +36,7 @@ class Panel:
         self._shown: tuple[np.ndarray, np.ndarray | None, int, float, str] | None = None
 
     def update(self, state: np.ndarray, q_values: np.ndarray | None, action: int, score: float, note: str = "") -> None:
-        """What the panel shows from now on.
-
-        state: (4, 84, 84) uint8, what the player sees. q_values: (num_actions,) float32, or None where nobody has any.
-        action: the one taken. score: the game's, so far. note: a few words at the bottom.
-        """
+        """Show from now on: `state` (4, 84, 84) uint8, `q_values` (num_actions,) float32 or None, what was done."""
         if q_values is not None and np.isfinite(q_values).all():
             self._spread = max(float(np.ptp(q_values)), self._spread * SPREAD_DECAY)
         self._shown = (state, q_values, action, score, note)

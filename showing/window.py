@@ -12,7 +12,6 @@ class Window:
     """A window on the screen, with its keys by name ("space", "left", "q"); closing it is the key "q"."""
 
     def __init__(self, title: str):
-        """Raises `UsageError` where there is no display."""
         has_display = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"))
         if sys.platform.startswith("linux") and not has_display:
             raise _no_display("neither DISPLAY nor WAYLAND_DISPLAY is set")
@@ -31,8 +30,7 @@ class Window:
 
     def show(self, picture: np.ndarray, frames_per_second: float) -> None:
         """Show a picture (height, width, 3) uint8 when its time has come."""
-        pygame = self._pygame
-        size = (picture.shape[1], picture.shape[0])
+        pygame, size = self._pygame, (picture.shape[1], picture.shape[0])
         surface = pygame.display.get_surface()
         try:
             if surface is None or surface.get_size() != size:

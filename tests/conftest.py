@@ -1,11 +1,52 @@
-"""One thread for PyTorch in the tests and the scripts they start: they compare bits, and batches are small."""
+"""What several test files need; and one thread for PyTorch: they compare bits, and batches are small."""
 
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; the processes that tests start inherit it
 
+# isort: split
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import ale_py
 import pytest
 import torch
 
+from machine.checkpoint import save_state_dict
+from machine.exits import exit_with
+from model import QNetwork
+
 torch.set_num_threads(1)
-pytest.register_assert_rewrite("helpers")  # its assertions, too, say what they compared
+ROOT = Path(__file__).parent.parent
+
+
+def save_network(path: Path, game: str = "breakout", num_actions: int = 4, *, seed: int = 0) -> Path:
+    """Save the state dict of an untrained network, always the same one; returns its path."""
+    torch.manual_seed(seed)
+    save_state_dict(QNetwork(game, num_actions).state_dict(), path)
+    return path
+
+
+def run_script(name: str, *arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of the project as a user does, with these environment variables changed."""
+    command = [sys.executable, str(ROOT / name), *arguments]
+    return subprocess.run(command, cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=120)
+
+
+def refused(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], main: Callable[[], None], *arguments: str
+) -> str:
+    """The one line with which a script's `main`, given these arguments, ends with status 2; it printed nothing else."""
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # it greets once per process
+    monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+    capfd.readouterr()  # what was printed before
+    with pytest.raises(SystemExit) as end:
+        exit_with(main)
+    assert end.value.code == 2
+    output = capfd.readouterr()
+    (line,) = (output.out + output.err).splitlines()
+    assert line.startswith("error: ")
+    assert line in output.err
+    return line

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import refused, run_script, save_network
+from conftest import refused, run_script, save_network
 from soak import SMALL
 
 from evaluate import COLUMNS, bootstrap_interval, main

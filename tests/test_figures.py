@@ -9,11 +9,10 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
-import ale_py
 import matplotlib.image
 import numpy as np
 import pytest
-from helpers import ROOT, refused, run_script, save_network
+from conftest import ROOT, refused, run_script, save_network
 from matplotlib.figure import Figure
 
 import figures
@@ -217,8 +216,6 @@ def test_scores_command_names_what_it_leaves_out(tmp_path: Path) -> None:
 def error(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """What figures.py says to arguments that cannot be, called in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    # The emulator greets once per process, and `refused` wants one line.
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     return lambda *arguments: refused(monkeypatch, capfd, figures.main, *map(str, arguments))
 
 
@@ -307,9 +304,10 @@ def test_what_is_seen_is_the_state_its_screen_and_its_value(tmp_path: Path) -> N
     frame = film.reset(3)[0]
     moving = 0
     for sight in sights:
+        screens = film.take_screens()
         np.testing.assert_array_equal(sight.state[-1], frame)
-        np.testing.assert_array_equal(sight.screen, np.maximum.reduce(film.screens[-2:]))
-        moving += not np.array_equal(film.screens[0], film.screens[-1])
+        np.testing.assert_array_equal(sight.screen, np.maximum.reduce(screens[-2:]))
+        moving += not np.array_equal(screens[0], screens[-1])
         film.send(again(sight.state[None]))
         frame = film.receive().frames[0]
     film.close()

@@ -47,15 +47,9 @@ def played(size: int) -> ReplayMemory:
 
 def new_agent(learning_rate: float) -> QAgent:
     torch.manual_seed(1)
-    return QAgent(
-        QNetwork("corridor", 2),
-        torch.device("cpu"),
-        learning_rate=learning_rate,
-        rmsprop_decay=0.95,
-        rmsprop_minimum=0.01,
-        discount=DISCOUNT,
-        minibatch_size=16,
-    )
+    network = QNetwork("corridor", 2)
+    optimizer = RMSProp(list(network.parameters()), learning_rate, decay=0.95, minimum=0.01)
+    return QAgent(network, optimizer, discount=DISCOUNT, minibatch_size=16)
 
 
 def lua_step(

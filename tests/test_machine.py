@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from helpers import ROOT
+from conftest import ROOT
 
 from machine.devices import choose_device
 from machine.exits import UsageError

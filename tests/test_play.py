@@ -10,12 +10,11 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
 
-import ale_py
 import imageio_ffmpeg
 import numpy as np
 import pygame
 import pytest
-from helpers import refused, save_network
+from conftest import refused, save_network
 from PIL import Image
 
 import play
@@ -215,8 +214,6 @@ def test_a_person_alone_as_a_user_starts_it(tmp_path: Path) -> None:
 @pytest.fixture
 def error(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """What the script says to flags that cannot be."""
-    # The emulator greets once per process, and `refused` wants one line.
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     return lambda *flags: refused(monkeypatch, capfd, play.main, *map(str, flags))
 
 

@@ -9,7 +9,7 @@ import torch
 
 from atari import Step
 from model import QNetwork
-from q_agent import QAgent, draw_exploration
+from q_agent import QAgent, RMSProp, draw_exploration
 from replay_memory import ReplayMemory, Transitions
 
 NUM_ENVS = 4
@@ -36,15 +36,9 @@ def random_memory(device: str = "cpu", num_rows: int = 60) -> ReplayMemory:
 def new_agent(device: str = "cpu", seed: int = 0) -> QAgent:
     """An agent whose target network is not its online network."""
     torch.manual_seed(seed)
-    agent = QAgent(
-        QNetwork("pong", NUM_ACTIONS),
-        torch.device(device),
-        learning_rate=0.00025,
-        rmsprop_decay=0.95,
-        rmsprop_minimum=0.01,
-        discount=DISCOUNT,
-        minibatch_size=32,
-    )
+    network = QNetwork("pong", NUM_ACTIONS).to(device)
+    optimizer = RMSProp(list(network.parameters()), learning_rate=0.00025, decay=0.95, minimum=0.01)
+    agent = QAgent(network, optimizer, discount=DISCOUNT, minibatch_size=32)
     agent.optimizer.weights.copy_(agent.optimizer.weights * 1.2)
     return agent
 

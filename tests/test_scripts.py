@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import refused, run_script
+from conftest import refused, run_script
 from soak import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

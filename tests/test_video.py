@@ -12,13 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import ale_py
 import imageio.v3 as iio
 import numpy as np
 import pygame
 import pytest
 import torch
-from helpers import refused, run_script, save_network
+from conftest import refused, run_script, save_network
 
 import trained_model_video_generation as video
 from machine.exits import StopSignal, UsageError
@@ -48,11 +47,11 @@ def game_of(model: Path, seed: int) -> tuple[list[np.ndarray], float]:
     game = FilmedGame("breakout")
     player = EpsilonGreedyPlayer(load_network(model), epsilon=1.0, seed=seed)
     game.reset(seed)
-    screens = list(game.screens)
+    screens = game.take_screens()
     while True:
         game.send(player(np.zeros((1, 4, 84, 84), np.uint8)))  # with epsilon 1 it does not matter what it sees
         step = game.receive()
-        screens += game.screens
+        screens += game.take_screens()
         if step.finished:
             game.close()
             return screens, step.finished[0].score
@@ -140,8 +139,6 @@ def test_taller_screens_fit() -> None:
 @pytest.fixture
 def error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """What the script says to flags that cannot be; it leaves nothing new behind."""
-    # The emulator greets once per process, and `refused` wants one line.
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 
     def say(*flags: object) -> str:
         before = sorted(tmp_path.rglob("*"))

@@ -8,7 +8,7 @@ import ale_py
 import numpy as np
 import pytest
 from ale_py import roms
-from helpers import ROOT
+from conftest import ROOT
 
 from atari import display_name
 from machine.exits import UsageError
