@@ -27,7 +27,7 @@ def choose_device(name: str) -> torch.device:
     """The device that --device names; raises `UsageError` when it is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, available in there.items() if available))
+        name = next(kind for kind, available in there.items() if available)
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -38,6 +38,7 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         if (count := torch.cuda.device_count()) <= (device.index or 0):
             raise UsageError(f"--device {name} is not there; this machine has {count} CUDA device(s)")
+        device = torch.device("cuda", device.index or 0)  # set_device refuses one without an index
         torch.cuda.set_device(device)  # streams and graphs are the current device's
     return device
 

@@ -20,6 +20,25 @@ def test_device_that_is_not_there() -> None:
             choose_device(name)
 
 
+@pytest.mark.parametrize(("name", "index"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), ("auto", 0)])
+def test_a_cuda_device_is_set_by_its_index(monkeypatch: pytest.MonkeyPatch, name: str, index: int) -> None:
+    """With CUDA's calls stood in for: `torch.cuda.set_device` refuses a device that has no index."""
+    chosen = []
+
+    def set_device(device: torch.device) -> None:
+        if device.index is None:
+            raise ValueError(f"Expected a torch.device with a specified index or an integer, but got: {device}")
+        chosen.append(device)
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", set_device)
+    assert choose_device(name) == torch.device("cuda", index)
+    assert chosen == [torch.device("cuda", index)]
+    with pytest.raises(UsageError, match="--device cuda:2 is not there; this machine has 2 CUDA"):
+        choose_device("cuda:2")
+
+
 SIGNALLED = """
 import os, signal, sys, threading
 from machine.exits import StopSignal, exit_with
