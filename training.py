@@ -178,11 +178,12 @@ class Training:
         A deviation near 0 is a network that does not tell states apart. It leaves out states with the empty frames of
         a game's start: these differ so much from all others that they hide it (docs/plateau.md).
         """
-        values = {"loss": self.agent.take_mean_loss(), "mean_q_held_out": self.mean_max_q()}
-        if self.held_out_states is not None:
-            whole = self.held_out_states.flatten(2).bool().any(2).all(1)
-            values["deviation_q_held_out"] = self.agent.max_q(self.held_out_states[whole]).std(correction=0).item()
-        return values
+        loss, states = self.agent.take_mean_loss(), self.held_out_states
+        if states is None:
+            return {"loss": loss}
+        max_q, whole = self.agent.max_q(states).cpu(), states.flatten(2).bool().any(2).all(1)
+        deviation = max_q[whole].std(correction=0).item()
+        return {"loss": loss, "mean_q_held_out": max_q.mean().item(), "deviation_q_held_out": deviation}
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on, as tensors and plain values; the memory as a tape."""
