@@ -21,11 +21,12 @@ TABLE = Path(__file__).parent / "data" / "nature_scores.csv"
 
 @dataclass
 class FinishedGame:
-    """One whole game: which environment played it, its raw score, its length in agent steps."""
+    """One whole game: which environment played it, its raw score, its length in agent steps, whether a limit cut it."""
 
     environment: int
     score: float
     length_steps: int
+    cut: bool = False
 
 
 @dataclass
@@ -64,9 +65,9 @@ class PaperScores:
 
 
 def game_key(game: str) -> str:
-    """What is common to all names of a game: ms_pacman, MsPacman, ALE/MsPacman-v5 and MsPacmanNoFrameskip-v4."""
+    """What is common to all names of a game: ms_pacman, Ms. Pac-Man, ALE/MsPacman-v5 and MsPacmanNoFrameskip-v4."""
     bare = re.sub(r"(NoFrameskip|Deterministic)?(-v\d+)?$", "", game.strip().removeprefix("ALE/"))
-    return bare.replace("_", "").lower()
+    return re.sub(r"[^0-9a-z]", "", bare.lower())
 
 
 def display_name(rom: str) -> str:

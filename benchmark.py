@@ -1,6 +1,6 @@
 """Speed, side by side: python benchmark.py, python benchmark.py parts, python benchmark.py scaling"""
 
-from machine.exits import exit_with  # isort: skip  # first: Ctrl-C is one line now
+from machine.exits import UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import importlib.util
 import json
 import multiprocessing
@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from atari import FRAME_SIZE, HISTORY_FRAMES, Step
 from machine.devices import choose_device, keep_freed_memory
-from machine.files import write_text
-from machine.flags import Bounds, Count, Positive, check_bounds
+from machine.files import PNG, Kind, check_output, write_text
+from machine.flags import Bounds, Count, Positive, check_bounds, parse
 from model import QNetwork
 from q_agent_train import set_up, step
 from replay_memory import ReplayMemory
@@ -37,6 +37,7 @@ EPSILON = 0.1  # for both: where a run spends most of its time
 MINIBATCH = 32  # transitions per update, as in the paper
 WARM_UP_STEPS = 1_000  # agent steps of random play, then as many seconds as --warm-up-seconds of learning, untimed
 MEMORY_SIZES = (10_000, 100_000, 1_000_000)
+RESULT = Kind("a benchmark's result", rb'\{\s*"(ours|environments)"|\[\s*\{\s*"part"')
 ENVIRONMENTS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -62,6 +63,17 @@ class BenchmarkConfig:
     """Also write the result to this file: an object with ours, stable_baselines3 and ratio, or the rows."""
     figure: Path | None = None
     """With scaling: also draw it, to this PNG."""
+
+    def check(self) -> None:
+        check_bounds(self)
+        if self.json:
+            check_output(self.json, RESULT)
+        if self.figure:
+            if self.what != "scaling":
+                raise UsageError(
+                    f"--figure draws what scaling measures: python benchmark.py scaling --figure {self.figure}"
+                )
+            check_output(self.figure, PNG)
 
 
 def _started(config: BenchmarkConfig) -> Training:
@@ -269,8 +281,8 @@ def hardware(device: torch.device) -> str:
 
 
 def main() -> None:
-    config = tyro.cli(BenchmarkConfig)
-    check_bounds(config)
+    config = parse(BenchmarkConfig)
+    config.check()
     keep_freed_memory()
     print(hardware(choose_device(config.device)), time.strftime("%Y-%m-%d"), sep=", ")
     result = {"compare": compare, "parts": parts, "scaling": scaling}[config.what](config)

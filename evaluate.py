@@ -1,21 +1,19 @@
 """Score trained networks by the paper's evaluation protocol: python evaluate.py --help"""
 
-from machine.exits import UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
+from machine.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import csv
 import io
-import os
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from atari import FRAMES_PER_MINUTE, MAX_EMULATOR_SEED, paper_scores
-from machine.files import write_text
-from machine.flags import Bounds, Probability, check_bounds
+from machine.files import Kind, check_output, write_text
+from machine.flags import Bounds, Probability, check_bounds, parse
 from model import QNetwork, load_network
 from showing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, check_actions, play_protocol
 from wrappers import MAX_FRAMES_PER_GAME, AtariGames, rom_name
@@ -24,8 +22,11 @@ MAX_GAMES = 1_000  # emulators side by side
 BOOTSTRAP_RESAMPLES = 10_000
 STATISTICS = ("mean", "standard_deviation", "minimum", "median", "maximum")
 PAPER = ("dqn_nature", "human", "random")
-COLUMNS = ("state_dict", "game", "games", *STATISTICS, "interval_low", "interval_high", *PAPER, "normalised")
-HEADER = ("game", "games", "mean", "sd", "min", "median", "max", "95% interval", "DQN", "human", "random", "normalised")
+COLUMNS = ("state_dict", "game", "games", *STATISTICS, "interval_low", "interval_high", *PAPER, "normalised", "cut")
+NUMBERS = ("mean", "sd", "min", "median", "max", "95% interval", "DQN", "human", "random", "normalised", "cut")
+HEADER = ("game", "games", *NUMBERS)
+TABLE = Kind("a table of evaluate.py", ",".join(COLUMNS[:-1]).encode())  # older ones have no column `cut`
+EMULATOR_SEEDS = 1  # names the stream of seeds that the emulators draw from, beside the player's
 
 
 def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
@@ -50,7 +51,7 @@ class EvaluationConfig:
     epsilon: Probability = EPSILON
     """Probability of a random action (paper: 0.05)."""
     minutes: Annotated[float, Bounds(0, MAX_FRAMES_PER_GAME // FRAMES_PER_MINUTE, with_low=False)] = MINUTES
-    """Limit of each game in minutes of play at 60 frames per second (paper: 5)."""
+    """Limit of each game in minutes of play at 60 frames per second (paper: 5); the table counts the games it cut."""
     seed: Annotated[int, Bounds(0, MAX_EMULATOR_SEED - 1)] = 0
     """Seed of the emulators and of the random actions; another seed, other games."""
     csv: Path | None = None
@@ -60,8 +61,13 @@ class EvaluationConfig:
         if not self.state_dict:
             raise UsageError("--state-dict names no file; name one or more that a training run wrote")
         check_bounds(self)
-        if self.csv and (os.path.isdir(self.csv) or not os.path.isdir(self.csv.parent)):
-            raise UsageError(f"--csv {self.csv} must name a file in a folder that is there")
+        if self.csv:
+            check_output(self.csv, TABLE)
+
+    def emulator_seeds(self) -> np.ndarray:
+        """A seed for each emulator, (games,) int64, all different; another seed of the flag, other ones."""
+        generator = np.random.default_rng((self.seed, EMULATOR_SEEDS))
+        return generator.choice(MAX_EMULATOR_SEED, self.games, replace=False)
 
 
 def evaluate(path: Path, network: QNetwork, config: EvaluationConfig) -> dict[str, Any]:
@@ -71,14 +77,15 @@ def evaluate(path: Path, network: QNetwork, config: EvaluationConfig) -> dict[st
         check_actions(path, network, games)
         player = EpsilonGreedyPlayer(network, epsilon=config.epsilon, seed=config.seed)
         with tqdm(total=config.games, desc=f"{path}: games", leave=False) as bar:
-            scores = play_protocol(
-                player, games, seed=config.seed, watch=lambda finished: bar.update(finished - bar.n) is not False
+            played = play_protocol(
+                player, games, seed=config.emulator_seeds(), watch=lambda done: bar.update(done - bar.n) is not False
             )
-    assert scores is not None  # nobody stopped it
+    assert played is not None  # nobody stopped it
+    scores = np.array([game.score for game in played])
     paper = paper_scores(network.game)
     values: dict[str, Any] = {"state_dict": str(path), "game": network.game, "games": config.games}
     statistics = (scores.mean(), scores.std(), scores.min(), np.median(scores), scores.max())
-    values |= dict(zip(STATISTICS, statistics, strict=True))
+    values |= dict(zip(STATISTICS, statistics, strict=True)) | {"cut": sum(game.cut for game in played)}
     values["interval_low"], values["interval_high"] = bootstrap_interval(scores)
     if paper:
         values |= {name: getattr(paper, name) for name in PAPER}
@@ -95,7 +102,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         paper = [numbers.get(name, "-") for name in PAPER]
         normalised = "-" if row["normalised"] is None else f"{row['normalised']:.0f}%"
         scores = [numbers[name] for name in STATISTICS]
-        lines.append([row["game"], str(row["games"]), *scores, interval, *paper, normalised])
+        lines.append([row["game"], str(row["games"]), *scores, interval, *paper, normalised, str(row["cut"])])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     names = ["", *(row["state_dict"] for row in rows)]
     texts = ("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
@@ -103,11 +110,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    config = tyro.cli(EvaluationConfig)
+    config = parse(EvaluationConfig)
     config.check()
     networks = [load_network(path) for path in config.state_dict]  # all of them before the first is played
     rows = [evaluate(path, network, config) for path, network in zip(config.state_dict, networks, strict=True)]
     print(table(rows))
+    if any(row["cut"] for row in rows):
+        print(f"cut: games that were still going on at {config.minutes:g} minutes; they count with the score so far")
     if config.csv:
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -116,7 +125,7 @@ def main() -> None:
         try:
             write_text(config.csv, text.getvalue())
         except OSError as error:
-            raise UsageError(f"--csv {config.csv} cannot be written: {error.strerror}") from None
+            raise RunError(f"--csv {config.csv} cannot be written: {error.strerror}") from None
 
 
 if __name__ == "__main__":

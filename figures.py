@@ -1,6 +1,6 @@
 """Files on disk -> the paper's figures, as PNG and SVG: python figures.py --help"""
 
-from machine.exits import UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
+from machine.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -15,8 +15,8 @@ import tyro
 from matplotlib.figure import Figure
 
 from atari import MAX_EMULATOR_SEED, game_key
-from machine.files import replacing
-from machine.flags import Bounds, check_bounds
+from machine.files import PNG, SVG, check_output, replacing
+from machine.flags import Bounds, check_bounds, clear_errors
 from showing.figures_tables import draw_curves, draw_scores, read_bars, read_run
 
 # showing.figures_played brings torch and scikit-learn: only the commands that play a network import it.
@@ -40,8 +40,12 @@ class Command(ABC):
     """A folder, or a base name to which .png and .svg are added."""
 
     @abstractmethod
-    def draw(self) -> tuple[Figure, str]:
-        """The picture, and the file name it goes by unless --output says another."""
+    def load(self) -> str:
+        """Read what is to be drawn; returns the file name it goes by unless --output says another."""
+
+    @abstractmethod
+    def draw(self) -> Figure:
+        """The picture, behind `load`."""
 
 
 @dataclass(kw_only=True)
@@ -53,6 +57,12 @@ class Played(Command):
     seed: Annotated[int, Bounds(0, MAX_EMULATOR_SEED - 1)] = 0
     """Seed of the games, the random actions and the map; another seed, other games."""
 
+    def load(self) -> str:
+        from showing.figures_played import Watched
+
+        self._player = Watched(self.state_dict, self.seed)
+        return f"{type(self).__name__.lower()}-{game_key(self._player.game)}"
+
 
 @dataclass
 class Curves(Command):
@@ -61,14 +71,17 @@ class Curves(Command):
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, all of one game; of several the mean and its 95% interval across runs are drawn."""
 
-    def draw(self) -> tuple[Figure, str]:
+    def load(self) -> str:
         if not self.runs:
             raise UsageError("name one or more run folders: python figures.py runs/...")
-        runs = [read_run(path) for path in self.runs]
-        keys = {game_key(run.game): run.game for run in runs}
+        self._runs = [read_run(path) for path in self.runs]
+        keys = {game_key(run.game): run.game for run in self._runs}
         if len(keys) > 1:
             raise UsageError(f"the runs are of different games ({', '.join(keys.values())}); draw one game at a time")
-        return draw_curves(runs), f"curves-{next(iter(keys))}"
+        return f"curves-{next(iter(keys))}"
+
+    def draw(self) -> Figure:
+        return draw_curves(self._runs)
 
 
 @dataclass
@@ -78,11 +91,14 @@ class Scores(Command):
     table: tyro.conf.Positional[Path]
     """What evaluate.py --csv wrote: a CSV file with the columns game and mean."""
 
-    def draw(self) -> tuple[Figure, str]:
-        bars, left_out = read_bars(self.table)
+    def load(self) -> str:
+        self._bars, left_out = read_bars(self.table)
         if left_out:
             print(f"left out, not among the paper's 49 games: {', '.join(left_out)}")
-        return draw_scores(bars), "scores"
+        return "scores"
+
+    def draw(self) -> Figure:
+        return draw_scores(self._bars)
 
 
 @dataclass
@@ -93,30 +109,30 @@ class Embedding(Played):
     states: Annotated[int, Bounds(90, 20_000)] = 2_000
     """States on the map; every fourth that the network meets at epsilon 0.05 is taken."""
 
-    def draw(self) -> tuple[Figure, str]:
-        from showing.figures_played import Watched, draw_embedding
+    def draw(self) -> Figure:
+        from showing.figures_played import draw_embedding
 
-        with closing(Watched(self.state_dict, self.seed)) as player:
-            return draw_embedding(player, self.states), f"embedding-{game_key(player.game)}"
+        with closing(self._player) as player:
+            return draw_embedding(player, self.states)
 
 
 @dataclass
 class Value(Played):
     """The value of the states along one played game, with the screens at its turning points (Ext. Data Fig. 2)."""
 
-    def draw(self) -> tuple[Figure, str]:
-        from showing.figures_played import Watched, draw_value
+    def draw(self) -> Figure:
+        from showing.figures_played import draw_value
 
-        with closing(Watched(self.state_dict, self.seed)) as player:
-            return draw_value(player), f"value-{game_key(player.game)}"
+        with closing(self._player) as player:
+            return draw_value(player)
 
 
 KINDS: tuple[type[Command], ...] = (Curves, Scores, Embedding, Value)
 COMMANDS: dict[str, Callable[..., Command]] = {kind.__name__.lower(): kind for kind in KINDS}
 
 
-def save(figure: Figure, output: str, name: str) -> list[Path]:
-    """Write the figure as PNG and SVG, each whole or not at all; raises `UsageError` when that cannot be done.
+def output_paths(output: str, name: str) -> list[Path]:
+    """The PNG and the SVG to write, before anything is drawn; raises `UsageError` where they cannot be.
 
     output: a folder, known by being there or by a slash at its end, for files called `name`; else their base name.
     """
@@ -125,16 +141,26 @@ def save(figure: Figure, output: str, name: str) -> list[Path]:
         base /= name
     elif base.suffix in (".png", ".svg"):
         base = base.with_suffix("")
-    paths = [base.with_name(base.name + suffix) for suffix in (".png", ".svg")]
     try:
         base.parent.mkdir(parents=True, exist_ok=True)
-        for path in paths:
-            with replacing(path) as temporary:
-                metadata = {"Date": None} if path.suffix == ".svg" else {}
-                figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
     except OSError as error:
-        raise UsageError(f"--output {output} cannot be written: {error.strerror or error}") from None
-    return paths
+        raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
+    kinds = {".png": PNG, ".svg": SVG}
+    paths = {base.with_name(base.name + suffix): kind for suffix, kind in kinds.items()}
+    for path, kind in paths.items():
+        check_output(path, kind)
+    return [*paths]
+
+
+def save(figure: Figure, paths: list[Path]) -> None:
+    """Write the figure to each path, as its suffix says, whole or not at all; raises `RunError` where it cannot."""
+    for path in paths:
+        metadata = {"Date": None} if path.suffix == ".svg" else {}
+        try:
+            with replacing(path) as temporary:
+                figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+        except OSError as error:
+            raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def main() -> None:
@@ -142,12 +168,13 @@ def main() -> None:
     if arguments and arguments[0] not in (*COMMANDS, "-h", "--help"):
         arguments.insert(0, "curves")
     about = "Draw the paper's figures, as PNG and SVG. figures.py RUN ... is short for figures.py curves RUN ..."
-    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, description=about)
+    with clear_errors(*KINDS):
+        command = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, description=about)
     check_bounds(command)
+    paths = output_paths(command.output, command.load())
     with mpl.rc_context(STYLE):
-        figure, name = command.draw()
-        for path in save(figure, command.output, name):
-            print(path)
+        save(command.draw(), paths)
+    print(*paths, sep="\n")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class QNetwork(nn.Module):
 
 
 def load_network(path: Path, device: torch.device | str = "cpu") -> QNetwork:
-    """The network that a state dict file describes, in evaluation mode; raises `UsageError` when it is no such file."""
+    """The network that a state dict file describes, in evaluation mode; raises `UsageError` where none can be used."""
     state_dict = load_file(path)
     described = state_dict.get("_extra_state") if isinstance(state_dict, dict) else None
     if not isinstance(described, dict) or not {"game", "num_actions", "input"} <= described.keys():
@@ -77,4 +77,6 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> QNetwork:
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{path} is a state dict of another network: {reason}") from None
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
+        raise UsageError(f"{path} holds weights that are no finite numbers: its training failed; take an earlier one")
     return network.to(device).eval()

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import tyro
 from PIL import Image
 
 from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
-from machine.files import replacing
-from machine.flags import Bounds, Probability, check_bounds
+from machine.files import MP4, check_output, replacing
+from machine.flags import Bounds, Probability, check_bounds, parse
 from model import load_network
 from showing.episodes import EPSILON, EpsilonGreedyPlayer, Shot, open_game, shots
 from showing.film import Film, filming
@@ -67,6 +66,8 @@ class PlayConfig:
         check_bounds(self)
         if self.record and self.record.suffix != ".mp4":
             raise UsageError(f"--record {self.record} must end in .mp4")
+        if self.record:
+            check_output(self.record, MP4)
 
     def network_path(self) -> Path | None:
         """The state dict to play with now; None for a person alone. Raises `UsageError` when a run has none yet."""
@@ -243,7 +244,7 @@ def play(config: PlayConfig) -> list[float]:
 
 
 def main() -> None:
-    play(tyro.cli(PlayConfig))
+    play(parse(PlayConfig))
 
 
 if __name__ == "__main__":

@@ -4,35 +4,50 @@ from machine.exits import RunError, StopSignal, UsageError, exit_with  # isort: 
 import dataclasses
 import datetime
 import math
+import shlex
 import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
-import tyro
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from atari import FRAMES_PER_MINUTE, FinishedGame
-from machine.checkpoint import save_state_dict
+from machine.checkpoint import misfit, save_state_dict
 from machine.devices import bits_depend_on, choose_device, set_up_torch
-from machine.flags import Count, Positive, flag, take_numbers_as_meant
+from machine.flags import Count, Positive, flag, parse, take_numbers_as_meant
 from machine.progress import Progress
-from machine.run_folder import RunFolder, read_config
+from machine.run_folder import RunFolder, check_config, check_is_run_or_new, read_config
 from machine.tables import evaluation_row, game_row
 from model import QNetwork
 from q_agent import QAgent, RMSProp
-from replay_memory import ReplayMemory, check_size
+from replay_memory import ReplayMemory
 from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, play_protocol
 from training import Hyperparameters, Training, multiples_crossed
 from wrappers import AtariGames
 
 GAME = "BreakoutNoFrameskip-v4"  # edit this line to change the game, or name another with --game
 
+# What every checkpoint holds beside the training's own state; newer ones have config and digests, too.
+OLD_FORMAT: dict[str, Any] = {"machine": [], "lengths": {}, "best_mean": 0.0, "seconds": 0.0}
 LOG_EVERY_STEPS = 10_000  # agent steps between the values in TensorBoard that belong to no game
 MAY_GROW = ("games", "steps")  # the flags that lengthen a run
-MAY_CHANGE = (*MAY_GROW, "device", "run_dir")
+MAY_CHANGE = (*MAY_GROW, "device", "run_dir", "save_every_games", "checkpoint_minutes")  # nothing learned hangs on them
+FLAGS = {  # the headings of --help
+    "run": ("run_dir", "steps", "games", "seed", "device", "deterministic"),
+    "game": ("game", "num_envs", "sticky_actions"),
+    "memory": ("replay_size", "replay_start_size"),
+    "learning": (
+        *("minibatch_size", "update_frequency", "target_update_frequency", "discount"),
+        *("learning_rate", "rmsprop_decay", "rmsprop_minimum"),
+    ),
+    "exploration": ("epsilon_start", "epsilon_end", "epsilon_decay_steps"),
+    "saving": ("save_every_games", "checkpoint_minutes"),
+    "evaluation": ("evaluate_every", "evaluation_games"),
+}
 
 
 @dataclass
@@ -56,6 +71,12 @@ class Config(Hyperparameters):
 
     def __post_init__(self) -> None:
         take_numbers_as_meant(self)
+
+    def check(self) -> None:
+        super().check()
+        if self.replay_start_size >= self.steps:
+            begin = f"--replay-start-size {self.replay_start_size}"
+            raise UsageError(f"nothing would be learned: {begin} is not below --steps {self.steps}")
 
     def as_json(self) -> dict[str, Any]:
         """The config as config.json holds it; the folder it stands in is its run_dir."""
@@ -120,21 +141,23 @@ def train(config: Config) -> Path:
 
 def prepare(config: Config) -> tuple[torch.device, Path]:
     """Check everything that can be known before anything is made; the device and the folder of the run."""
+    saved = config_of_run(config.run_dir) if config.run_dir else None
     config.check()
     device = choose_device(config.device)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     new_dir = f"runs/{config.rom}-{now}-seed{config.seed}"  # with --run-dir, too: an unknown game is refused here
     run_dir = Path(config.run_dir or new_dir)
-    saved = config_of_run(run_dir)
     if saved:
         check_continuation(saved, config)
-    check_size(config.replay_size, config.num_envs, device)
+        check_config(run_dir, saved.as_json(), MAY_CHANGE)
+    config.check_memory(device)
     set_up_torch(config.deterministic)
     return device, run_dir
 
 
 def config_of_run(run_dir: Path) -> Config | None:
-    """The config that a run folder was made with; None for a folder without one. Raises `RunError` if broken."""
+    """The config that a run folder was made with; None for a new one. Raises `UsageError` where it is neither."""
+    check_is_run_or_new(run_dir)
     values = read_config(run_dir, Config().as_json())
     return None if values is None else Config(**values, run_dir=run_dir)
 
@@ -162,7 +185,7 @@ class Run:
         self.best_mean = -math.inf
         self.seconds_before = 0.0  # spent on this run by processes before this one
         self.last_saved = "nothing yet"
-        self._command = f"python q_agent_train.py --run-dir {folder.path}"
+        self._command = f"python q_agent_train.py --run-dir {shlex.quote(str(folder.path))}"
         self._began = self._checkpoint_written = time.monotonic()
         self._steps_recorded = 0
         self._progress: Progress | None = None
@@ -181,27 +204,29 @@ class Run:
 
     def begin(self) -> bool:
         """Start anew or from the newest sound checkpoint; False when there is nothing to do or a signal came."""
-        new = not self.folder.checkpoints.exists()
-        if new and self.folder.holds_games():
-            what = f"{self.folder.path} holds games but no checkpoint"
-            raise UsageError(f"{what}: put checkpoint.pt back, or choose another --run-dir")
-        if not new and not self._restore():
-            return False
         training = self.training
-        if new:
+        if self.folder.checkpoints.exists():
+            if not self._restore():
+                return False
+        else:
             self.folder.write_config(self.config.as_json())
             self.folder.cut_back({})
             training.begin()
-            self.save_checkpoint()
+            self._write_checkpoint()
+            self._save_network("model.pt")
             print(f"Training on {training.games.rom}, device {training.memory.device}: {self.folder.path}")
         self._steps_recorded = training.agent_steps
-        limits = self.config.steps, self.config.games
-        self._progress = Progress(training.agent_steps, training.games_finished, *limits)
+        begins, limits = self.config.replay_start_size, (self.config.steps, self.config.games)
+        reached = training.agent_steps, training.games_finished
+        self._progress = Progress(*reached, learning_begins=begins, steps_limit=limits[0], games_limit=limits[1])
         return True
 
     def _restore(self) -> bool:
         """Take over the newest sound checkpoint and play its tape; False when there is nothing to do."""
         checkpoint, fault = self.folder.checkpoints.load()
+        if odd := misfit(checkpoint, {**OLD_FORMAT, "training": self.training.state_dict()}):
+            what = f"the checkpoint in {self.folder.path} is not what this version reads ({odd})"
+            raise RunError(f"{what}; use the version that wrote it")
         if fault:
             print(f"The newest checkpoint cannot be used ({fault}); going on from the one before it.")
         state = checkpoint["training"]
@@ -209,6 +234,21 @@ class Run:
         if played_all and state["evaluations"] >= self.config.evaluations_until(state["agent_steps"]):
             print(f"{self.folder.path} is finished; a larger --steps or --games goes on with it.")
             return False
+        self.folder.check(checkpoint["lengths"], checkpoint.get("digests", {}))
+        if not self._play_tape(checkpoint):
+            print(f"Stopped while the tape was playing; nothing was changed. Go on: {self._command}")
+            return False
+        self.folder.write_config(self.config.as_json())
+        self.folder.cut_back(checkpoint["lengths"])
+        self.best_mean = checkpoint["best_mean"]
+        self.seconds_before = checkpoint["seconds"]
+        self.last_saved = f"agent step {self.training.agent_steps:,}"
+        print(f"Going on at game {self.training.games_finished:,}, {self.last_saved}: {self.folder.path}")
+        return True
+
+    def _play_tape(self, checkpoint: dict[str, Any]) -> bool:
+        """Fill the memory again, and say it where the run will not be bit for bit the same; False at a signal."""
+        state = checkpoint["training"]
         total = sum(len(actions) for actions in state["tape"]["actions"])
         with tqdm(total=total, desc="Playing the tape", unit=" steps", unit_scale=True) as bar:
 
@@ -218,27 +258,28 @@ class Run:
 
             played_true = self.training.restore(state, watch)
         if played_true is None:
-            print("Stopped while the tape was playing; nothing was changed.")
             return False
+        if not played_true and "config" not in checkpoint:
+            what = f"the checkpoint in {self.folder.path} is of another run, or of another ale-py: its games differ"
+            raise UsageError(f"{what}; put this run's own back, or choose another --run-dir")
         if not played_true or checkpoint["machine"] != bits_depend_on(self.training.memory.device):
             where = "another processor, thread count, torch or ale-py"
             print(f"The checkpoint is from {where}: the run goes on, but not bit for bit.")
-        self.folder.write_config(self.config.as_json())
-        self.folder.cut_back(checkpoint["lengths"])
-        self.best_mean = checkpoint["best_mean"]
-        self.seconds_before = checkpoint["seconds"]
-        self.last_saved = f"agent step {self.training.agent_steps:,}"
-        print(f"Going on at game {self.training.games_finished:,}, {self.last_saved}: {self.folder.path}")
         return True
 
     def save_checkpoint(self) -> None:
         """Write model.pt and a checkpoint of this very step, which `_restore` reads; raises `OSError`."""
         self._save_network("model.pt")
+        self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
         self.folder.checkpoints.save(
             {
                 "machine": bits_depend_on(self.training.memory.device),
+                "config": self.config.as_json(),
                 "training": self.training.state_dict(),
                 "lengths": self.folder.lengths(),
+                "digests": self.folder.digests(),
                 "best_mean": self.best_mean,
                 "seconds": self._seconds(),
             }
@@ -280,15 +321,21 @@ class Run:
                 max_frames_per_game=MINUTES * FRAMES_PER_MINUTE,
             )
         player = EpsilonGreedyPlayer(training.agent.online_network, epsilon=EPSILON, seed=seed)
-        scores = play_protocol(player, self._evaluation_games, seed=seed, watch=lambda _: not self.stop)
-        if scores is None:
+        played = play_protocol(player, self._evaluation_games, seed=seed, watch=lambda _: not self.stop)
+        if played is None:
             return False
+        scores = np.array([game.score for game in played])
         self.folder.add_row("evaluations.csv", evaluation_row(training.agent_steps, scores, training.mean_max_q()))
         self.folder.add_scalars(training.agent_steps, evaluation_mean=scores.mean())
+        note = ""
         if scores.mean() > self.best_mean:
             self.best_mean = float(scores.mean())
             self._save_network("best.pt")
+            note = f", the best so far; film it: {self._script('trained_model_video_generation', 'best.pt')}"
         training.evaluations += 1
+        mean = f"mean score {scores.mean():.1f} of {len(scores)} games"
+        when = f"agent step {training.agent_steps:,}, after {datetime.timedelta(seconds=round(self._seconds()))}"
+        tqdm.write(f"Evaluation at {when}: {mean}{note}")
         return True
 
     def _check_finite(self) -> None:
@@ -304,27 +351,36 @@ class Run:
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self._began
 
+    def _script(self, name: str, network: str) -> str:
+        """The command that runs a script with one of the networks, to be pasted."""
+        return f"python {name}.py --state-dict {shlex.quote(str(self.folder.path / network))}"
+
     def say_where_things_are(self) -> None:
         """Print where everything is, and the commands that come next."""
-        training, path = self.training, self.folder.path
+        training, path, config = self.training, self.folder.path, self.config
         how = "Stopped" if self.stop else "Finished"
+        best = "best.pt" if (path / "best.pt").exists() else "model.pt"
         print(f"{how} after {training.games_finished:,} games and {training.agent_steps:,} agent steps.")
-        print(f"  newest network   {path}/model.pt, earlier ones in {path}/state_dicts")
-        if self.best_mean > -math.inf:
+        if best == "best.pt":
             print(f"  best network     {path}/best.pt, mean score {self.best_mean:.1f} over its evaluation")
-        print(f"  scores           {path}/games.csv; curves: tensorboard --logdir {path}")
-        print(f"  film it          python trained_model_video_generation.py --state-dict {path}/model.pt")
-        print(f"  go on            {self._command}" + ("" if self.stop else " --games ... --steps ..."))
+        print(f"  newest network   {path}/model.pt, earlier ones in {path}/state_dicts")
+        print(f"  scores           {path}/games.csv")
+        print(f"  film it          {self._script('trained_model_video_generation', best)}")
+        print(f"  score it         {self._script('evaluate', best)}")
+        print(f"  draw its curves  python figures.py {shlex.quote(str(path))}")
+        steps_ended_it = training.agent_steps >= config.steps
+        longer = f" --steps {2 * config.steps}" if steps_ended_it else f" --games {2 * config.games}"
+        print(f"  go on            {self._command}{'' if self.stop else longer}")
 
 
 def main() -> None:
     """The command line: flags, or the config of the run that --run-dir names."""
-    config = tyro.cli(Config)
+    config = parse(Config, groups=FLAGS)
     saved = config_of_run(config.run_dir) if config.run_dir else None
     if saved:
-        config = tyro.cli(Config, default=saved)
+        config = parse(Config, default=saved, groups=FLAGS)
     train(config)
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    exit_with(main, needs_output=False)  # a training goes on when nobody reads what it prints

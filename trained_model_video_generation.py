@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import tyro
 
 from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
-from machine.flags import Bounds, Count, Probability, check_bounds
+from machine.files import check_output
+from machine.flags import Bounds, Count, Probability, check_bounds, parse
 from model import QNetwork, load_network
 from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, Shot, open_game, shots
-from showing.film import GIF_FRAMES_PER_SECOND, Film, filming
+from showing.film import GIF_FRAMES_PER_SECOND, KINDS, Film, filming
 from showing.panel import SCALE, Panel
 from showing.window import Window
 from wrappers import FilmedGame
@@ -49,6 +49,8 @@ class FilmConfig:
         suffix = ".gif" if self.gif else ".mp4"
         if self.output and self.output.suffix != suffix:
             raise UsageError(f"--output {self.output} must end in {suffix}" + ("" if self.gif else ", or add --gif"))
+        if self.output:
+            check_output(self.output, KINDS[suffix])
 
 
 def make_film(config: FilmConfig) -> Path:
@@ -101,7 +103,7 @@ def film_game(
 
 
 def main() -> None:
-    make_film(tyro.cli(FilmConfig))
+    make_film(parse(FilmConfig))
 
 
 if __name__ == "__main__":

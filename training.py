@@ -10,15 +10,18 @@ import numpy as np
 import torch
 
 from atari import FRAME_SIZE, HISTORY_FRAMES, MAX_EMULATOR_SEED, Step
+from machine.devices import available_bytes
 from machine.exits import UsageError
-from machine.flags import Bounds, Count, Positive, Probability, check_bounds
+from machine.flags import MOST, Bounds, Count, Positive, Probability, check_bounds
 from q_agent import QAgent
-from replay_memory import ReplayMemory
+from replay_memory import BYTES_PER_TRANSITION, ReplayMemory, check_size
 from wrappers import AtariGames, Tape, rom_name
 
 MAX_ENVS = 256  # each plays 976 agent steps between two fresh seeds: most games come to their end
 RESEED_STEPS = 250_000  # agent steps between fresh seeds for the emulators: the places where a tape can start
 HELD_OUT_STATES = 500  # run_gpu: valid_size
+# Of each transition: its window of bytes and the target network's layers; the online network's, twice.
+BYTES_DRAWN, BYTES_LEARNING = 200_000, 400_000
 EVALUATION_SEEDS = 1  # names a stream of seeds that training itself never draws from
 
 
@@ -58,7 +61,7 @@ class Hyperparameters:
     """Agent steps of linear decay, from replay-start-size on (run_gpu: ep_endt = replay_memory)."""
     sticky_actions: Probability = 0.0
     """Probability that the emulator repeats the last action instead; 0 in the paper, 0.25 in later work."""
-    evaluate_every: Annotated[int, Bounds(0)] = 250_000
+    evaluate_every: Annotated[int, Bounds(0, MOST)] = 250_000
     """Agent steps between evaluations by the paper's protocol, 0 for never (run_gpu: eval_freq)."""
     evaluation_games: Annotated[int, Bounds(1, MAX_ENVS)] = 30
     """Games per evaluation (paper, Methods: Evaluation procedure)."""
@@ -91,6 +94,23 @@ class Hyperparameters:
         if self.replay_start_size < self.num_envs:
             least = f"at least one step of each environment, {self.num_envs}"
             raise UsageError(f"--replay-start-size {self.replay_start_size} cannot be: it must be {least}")
+        if self.epsilon_end > self.epsilon_start:
+            raise UsageError(f"--epsilon-end {self.epsilon_end} lies above --epsilon-start {self.epsilon_start}")
+
+    def check_memory(self, device: torch.device) -> None:
+        """Raise `UsageError` unless memory and minibatches fit on a device, and the warm-up into the memory."""
+        check_size(self.replay_size, self.num_envs, device)
+        if self.replay_start_size > self.replay_size:
+            more = f"--replay-start-size {self.replay_start_size} is more than --replay-size {self.replay_size} holds"
+            raise UsageError(f"{more}; choose at most that")
+        updates = -(-self.num_envs // self.update_frequency)  # of one vector step: their minibatches are drawn at once
+        gigabytes = (updates * BYTES_DRAWN + BYTES_LEARNING) * self.minibatch_size / 1e9
+        free = available_bytes(device) / 1e9 - self.replay_size * BYTES_PER_TRANSITION / 1e9
+        if gigabytes > free:
+            needs = f"--minibatch-size {self.minibatch_size} needs about {gigabytes:.1f} GB for {updates} update(s)"
+            raise UsageError(
+                f"{needs}, and beside --replay-size {self.replay_size} {free:.1f} GB are free; choose less"
+            )
 
 
 def multiples_crossed(before: int, after: int, period: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from ale_py import roms
+from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import AtariPreprocessing, RenderCollection
@@ -16,6 +16,7 @@ from atari import FRAME_SIZE, FRAMES_PER_MINUTE, FRAMES_PER_STEP, FinishedGame, 
 from machine.exits import UsageError
 
 MAX_FRAMES_PER_GAME = 30 * FRAMES_PER_MINUTE  # ALE's own limit in training
+ALEInterface.setLoggerMode(LoggerMode.Warning)  # warnings, but not two lines of banner for each emulator
 NOOP_MAX_FRAMES = 30  # run_gpu: random_starts; ale-py draws 0 to 29, the released code 1 to 30
 
 
@@ -55,7 +56,7 @@ class _ScoreKeeper:
         self._lives = lives.copy()
         ended = over | cut
         played = zip(self._scores.tolist(), self._lengths_steps.tolist(), strict=True)
-        finished = [FinishedGame(e, *game) for e, game in enumerate(played) if ended[e]]
+        finished = [FinishedGame(e, *game, cut=not over[e]) for e, game in enumerate(played) if ended[e]]
         self._scores[ended] = self._lengths_steps[ended] = 0
         return Step(frames, rewards.astype(np.float32), terminals, ended, finished)
 
@@ -96,8 +97,11 @@ class AtariGames:
         self.num_actions = int(self._environments.single_action_space.n)  # type: ignore[attr-defined]
         self._keeper = _ScoreKeeper(num_envs)
 
-    def reset(self, seed: int) -> np.ndarray:
-        """Start new games, environment i from seed + i; returns their first frames (num_envs, 84, 84) uint8."""
+    def reset(self, seed: int | np.ndarray) -> np.ndarray:
+        """Start new games; returns their first frames (num_envs, 84, 84) uint8.
+
+        seed: of environment 0, environment i gets seed + i; or one of each, (num_envs,) int64.
+        """
         observations, info = self._environments.reset(seed=seed)
         self._keeper.restart(info["lives"])
         return np.asarray(observations)[:, 0]
@@ -148,9 +152,9 @@ class FilmedGame:
         self._keeper = _ScoreKeeper(1)
         self._action = 0
 
-    def reset(self, seed: int | None = None) -> np.ndarray:
+    def reset(self, seed: int | np.ndarray | None = None) -> np.ndarray:
         """Start a new game, from a seed or going on from the last; returns its first frame (1, 84, 84) uint8."""
-        frame, info = self._game.reset(seed=seed)
+        frame, info = self._game.reset(seed=None if seed is None else int(np.ravel(seed)[0]))
         self._keeper.restart(np.array([info["lives"]]))
         return np.asarray(frame)[None]
 

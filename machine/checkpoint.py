@@ -3,6 +3,8 @@
 import hashlib
 import io
 import os
+import stat
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +15,71 @@ from machine.files import replacing
 
 FORMAT = 1  # of what a checkpoint holds; see q_agent_train.Run
 DIGEST_BYTES = 32  # SHA-256, behind the archive that torch.save wrote
+SEAL = b"sha256 "  # begins the comment of a state dict's ZIP archive, which torch.load and unzip take as it is
+SEAL_BYTES = len(SEAL) + 2 * DIGEST_BYTES
 
 
 def save_state_dict(state_dict: dict[str, Any], path: Path) -> None:
     """Write what `torch.save` gives, whole, every tensor on the CPU and dense in its own storage; raises `OSError`."""
     tensors = {name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor)}
     dense = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    archive = _archive({**state_dict, **dense})
+    sealed = archive[:-2] + struct.pack("<H", SEAL_BYTES)  # an archive ends with its comment's length, then the comment
     with replacing(path) as temporary:
-        temporary.write_bytes(_archive({**state_dict, **dense}))
+        temporary.write_bytes(sealed + SEAL + hashlib.sha256(sealed).hexdigest().encode())
 
 
 def load_file(path: Path) -> Any:
-    """Plain data that `torch.save` wrote, on the CPU; raises `UsageError` when it is missing, broken or other."""
+    """Plain data that `torch.save` wrote, on the CPU; raises `UsageError` when it is missing, broken or other.
+
+    Where the file carries the checksum of `save_state_dict`, every byte is as it was written.
+    """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UsageError(f"{path} is no file to load; name a file that a run wrote, such as runs/.../model.pt")
+        _check_seal(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except UsageError:
+        raise
     except FileNotFoundError:
         raise UsageError(f"{path} is not there; name a file that a run wrote, such as runs/.../model.pt") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except Exception:  # torch.load raises a different type for each way in which a file can be broken
         raise UsageError(f"{path} is truncated or was not written by this project") from None
+
+
+def _check_seal(path: Path) -> None:
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - SEAL_BYTES, 0))
+        seal = file.read()
+        if not seal.startswith(SEAL):
+            return  # from before there were seals, or not from here
+        file.seek(0)
+        digest = hashlib.sha256(file.read(size - SEAL_BYTES)).hexdigest().encode()
+    if seal != SEAL + digest:
+        raise UsageError(f"{path} is damaged, its checksum does not match; take another copy or an earlier network")
+
+
+def misfit(state: Any, expected: Any, name: str = "") -> str | None:
+    """The name of the first part of a loaded state that is missing or other than `expected`'s; None where all fit.
+
+    Dicts are compared key by key, tensors by shape and dtype, all else by type; where None is expected, all fits.
+    """
+    if expected is None:
+        return None
+    if type(state) is not type(expected):
+        return name or "all of it"
+    if isinstance(expected, dict):
+        inner = (misfit(state.get(key, _MISSING), part, f"{name} {key}".strip()) for key, part in expected.items())
+        return next(filter(None, inner), None)
+    if isinstance(expected, torch.Tensor) and (state.shape, state.dtype) != (expected.shape, expected.dtype):
+        return name
+    return None
+
+
+_MISSING = object()
 
 
 class CheckpointFile:
@@ -99,4 +146,6 @@ def _read_checked(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
     except Exception:  # whole, so another version wrote it; torch raises various types
         raise ValueError("not readable by this version") from None
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+        raise ValueError("without a format, so not a checkpoint of this project")
     return state

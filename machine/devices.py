@@ -47,7 +47,8 @@ def set_up_torch(deterministic: bool) -> None:
     """Set what torch keeps for the whole process; `deterministic`: on a GPU, only kernels that repeat their bits."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic or torch.are_deterministic_algorithms_enabled():  # the call imports the compiler: 3 s
+        torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.allow_tf32 = False  # the paper's arithmetic is float32; convolutions would round to tf32
     keep_freed_memory()
 

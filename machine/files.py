@@ -1,11 +1,59 @@
-"""Files written whole or not at all. (No library that is kept up does this with the folder synced.)"""
+"""Files written whole or not at all, and in place of nothing but their own kind."""
 
 import os
+import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
+
+from machine.exits import UsageError
 
 
+class Kind(NamedTuple):
+    """A kind of file: its name, and the pattern of bytes with which each file of it begins."""
+
+    name: str
+    beginning: bytes
+
+
+MP4 = Kind("an MP4 film", rb"(?s)....ftyp")
+GIF = Kind("a GIF", rb"GIF8")
+PNG = Kind("a PNG picture", rb"\x89PNG\r\n")
+SVG = Kind("an SVG picture", rb"<\?xml[^>]*>\s*<!DOCTYPE svg")
+
+
+def check_output(path: Path, kind: Kind) -> None:
+    """Raise `UsageError` unless a file of a kind can be written to `path`, in place of none or of one of its kind.
+
+    Called before the work starts: no other file is ever replaced, whatever its name. An empty one holds nothing.
+    """
+    try:
+        if not os.path.isdir(path.parent):
+            raise UsageError(f"the folder {path.parent} of {path.name} is not there; make it first, or choose another")
+        if os.path.lexists(path):
+            _check_replaceable(path, kind)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.touch()
+        temporary.unlink()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be written: {reason}; choose another folder or name") from None
+
+
+def _check_replaceable(path: Path, kind: Kind) -> None:
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder; name a file in it")
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UsageError(f"{path} is no regular file, so it is not replaced; choose another name")
+    with open(path, "rb") as file:
+        content = file.read(4096)
+    if content and not re.match(kind.beginning, content):
+        raise UsageError(f"{path} is there and is not {kind.name}, so it is not replaced; choose another name")
+
+
+# No library that is kept up does this with the folder synced.
 @contextmanager
 def replacing(path: Path, mark: str = "") -> Iterator[Path]:
     """A temporary file beside `path` to fill in the block; after it, it is synced and becomes `path`.

@@ -6,34 +6,39 @@ from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 WINDOW_SECONDS = 60.0  # speed and time left are those of the last minute
 REFRESH_SECONDS = 1.0
+MOST_SECONDS = 10**9  # 31 years; beyond 10**13 Python has no name for it
 
 
 class Progress:
     """How fast a training goes, how long is left, and the line that says so."""
 
-    def __init__(self, steps: int, games: int, steps_limit: int, games_limit: int):
-        """Begin the line, at so many agent steps and games; the limits are where it ends, whichever comes first."""
-        self._limits = (steps_limit, games_limit)
+    def __init__(self, steps: int, games: int, *, learning_begins: int, steps_limit: int, games_limit: int):
+        """Begin the line, at so many agent steps and games; it ends at the limit that comes first."""
+        self._limits = {"--steps": steps_limit, "--games": games_limit}
+        self._learning_begins = learning_begins
         self._marks = deque([(time.monotonic(), steps, games)])
-        self._bar = tqdm(total=100, bar_format="{percentage:3.0f}% |{bar:10}| {postfix}")
+        self._bar = tqdm(total=100, bar_format="{percentage:3.0f}% |{bar:10}| {desc}")
 
     def show(self, steps: int, games: int, scores: Sequence[float], epsilon: float) -> None:
         """Refresh the line when it is older than `REFRESH_SECONDS`, and at the end."""
-        now, share = time.monotonic(), max(steps / self._limits[0], games / self._limits[1])
+        now, reached = time.monotonic(), (steps, games)
+        share = max(now_at / limit for now_at, limit in zip(reached, self._limits.values(), strict=True))
         if now - self._marks[-1][0] < REFRESH_SECONDS and len(self._marks) > 1 and share < 1:
             return
+        if self._marks[-1][1] < self._learning_begins <= steps:
+            self._marks.clear()  # from here on each step takes about 15 times as long
         self._marks.append((now, steps, games))
         while now - self._marks[0][0] > WINDOW_SECONDS and len(self._marks) > 2:
             self._marks.popleft()
+        mean = f", mean of last {len(scores)}: {np.mean(scores):.1f}" if scores else ""
         self._bar.n = round(100 * share)
-        self._bar.set_postfix_str(
-            f"game {games:,}, mean of last {len(scores)}: {np.mean(scores) if scores else float('nan'):.1f}, "
-            f"epsilon {epsilon:.3f}, step {steps:,}, {self.steps_per_second(steps):,.0f} steps/s, "
-            f"{self._time_left()} left"
+        self._bar.set_description_str(
+            f"game {games:,}{mean}, epsilon {epsilon:.3f}, step {steps:,}, "
+            f"{self.steps_per_second(steps):,.0f} steps/s, {self._time_left()}"
         )
 
     def steps_per_second(self, steps: int) -> float:
@@ -46,6 +51,14 @@ class Progress:
 
     def _time_left(self) -> str:
         (began, *first), (now, *last) = self._marks[0], self._marks[-1]
-        ways = [way for way in zip(self._limits, last, first, strict=True) if way[1] > way[2]]
-        seconds = [(now - began) * (limit - reached) / (reached - before) for limit, reached, before in ways]
-        return str(datetime.timedelta(seconds=round(min(seconds)))) if seconds else "?"
+        limits = (
+            {"until learning begins": self._learning_begins}
+            if last[0] < self._learning_begins
+            else {f"left to {name} {limit:,}": limit for name, limit in self._limits.items()}
+        )
+        ways = [way for way in zip(limits.items(), last, first, strict=False) if way[1] > way[2]]
+        seconds = [((now - began) * (limit - at) / (at - before), what) for (what, limit), at, before in ways]
+        if not seconds:
+            return "measuring its speed"
+        least, what = min(seconds)
+        return f"{datetime.timedelta(seconds=round(min(max(least, 0), MOST_SECONDS)))} {what}"

@@ -2,8 +2,10 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -11,16 +13,23 @@ from typing import Any, Self, TextIO
 from torch.utils.tensorboard import SummaryWriter
 
 from machine.checkpoint import CheckpointFile
-from machine.exits import RunError, UsageError
+from machine.exits import UsageError
 from machine.files import write_text
 from machine.tables import COLUMNS, append_row
+
+WRITTEN = ("config.json", "model.pt", "best.pt", "checkpoint.pt", "checkpoint.previous.pt", "lock", *COLUMNS)
+EVENTS = "events.out.tfevents.*"
+# What a run may have written before its config.json, and before its first checkpoint; tables but for their first line.
+BEFORE_CONFIG = re.compile(r"lock|state_dicts|\..*\.tmp")
+BEFORE_CHECKPOINT = re.compile(BEFORE_CONFIG.pattern + r"|config\.json|events\.out\.tfevents\..*")
 
 
 class RunFolder:
     """One training run's files; only one process at a time holds it. A context manager that lets go of them.
 
-    games.csv, evaluations.csv and TensorBoard's files only grow. A checkpoint keeps their lengths (`lengths`), and
-    going on from it cuts them back (`cut_back`), so that each game stands there once however often a run died.
+    games.csv, evaluations.csv and TensorBoard's files only grow. A checkpoint keeps their lengths (`lengths`) and the
+    tables' checksums (`digests`); going on from it cuts them back (`cut_back`), so that each game stands there once
+    however often a run died.
     """
 
     def __init__(self, path: Path):
@@ -28,7 +37,6 @@ class RunFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            (path / "state_dicts").mkdir(exist_ok=True)
             self._lock = open(path / "lock", "w")
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}; choose another --run-dir") from None
@@ -45,12 +53,6 @@ class RunFolder:
         threading.excepthook = self._except_in_thread
         self._events: SummaryWriter | None = None
 
-    def holds_games(self) -> bool:
-        """Whether there are games, or a table or curves that no run of this project left here."""
-        table = self.path / "games.csv"
-        foreign = bool(self._growing_files()) and not (self.path / "config.json").exists()
-        return foreign or (table.exists() and len(table.read_text().splitlines()) > 1)
-
     def lengths(self) -> dict[str, int]:
         """Bytes of each growing file, name to length, all of them on the disk."""
         if self._events:
@@ -62,16 +64,33 @@ class RunFolder:
             lengths[file.name] = file.stat().st_size
         return lengths
 
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each table, name to digest."""
+        return {name: _digest(self.path / name) for name in COLUMNS}
+
+    def check(self, lengths: dict[str, int], digests: dict[str, str]) -> None:
+        """Raise `UsageError` unless every file is here, and is the one, with which a checkpoint was written.
+
+        Curves that were lost are no reason not to go on; they are said. digests: those of older versions are empty.
+        """
+        for name, length in lengths.items():
+            file = self.path / name
+            size = file.stat().st_size if file.exists() else -1
+            if name not in COLUMNS and size < length:
+                print(f"{file} is lost or cut; its curves go on in a new file.")
+            elif size < length:
+                raise UsageError(f"{file} has lost rows since the checkpoint was written; put the whole file back")
+            elif digests.get(name) not in (None, _digest(file, length)):
+                raise UsageError(f"{file} is not the table with which the checkpoint was written; put that one back")
+
     def cut_back(self, lengths: dict[str, int]) -> None:
-        """Cut the growing files back to these lengths and open them for more; raises `RunError` where one is short."""
+        """Cut the growing files back to these lengths, behind `check`, and open them for more."""
+        (self.path / "state_dicts").mkdir(exist_ok=True)
         for file in self._growing_files():
             if file.name not in lengths:
                 file.unlink()
-        for name, length in lengths.items():
-            file = self.path / name
-            if not file.exists() or file.stat().st_size < length:
-                raise RunError(f"{file} has lost rows since the checkpoint was written; put the whole file back")
-            os.truncate(file, length)
+            elif file.stat().st_size > lengths[file.name]:
+                os.truncate(file, lengths[file.name])
         for name, columns in COLUMNS.items():
             self._tables[name] = open(self.path / name, "a", newline="")
             if name not in lengths:
@@ -111,21 +130,78 @@ class RunFolder:
             self._excepthook(arguments)
 
     def _growing_files(self) -> list[Path]:
-        return sorted(file for name in (*COLUMNS, "events.out.tfevents.*") for file in self.path.glob(name))
+        return sorted(file for name in (*COLUMNS, EVENTS) for file in self.path.glob(name))
+
+
+def _digest(file: Path, length: int | None = None) -> str:
+    return hashlib.sha256(file.read_bytes()[:length]).hexdigest()
+
+
+def check_is_run_or_new(path: Path) -> None:
+    """Raise `UsageError` unless a folder is not there yet, empty, or a run's own; it is looked at only."""
+    if not os.path.isdir(path):  # unlike Path's, no error where one may not look
+        return
+    for name in WRITTEN:
+        if os.path.isdir(path / name):
+            raise UsageError(f"{path / name} is a folder, and a run writes a file there; move it, or take another")
+    entries = {entry.name for entry in os.scandir(path)}
+    if entries & {"checkpoint.pt", "checkpoint.previous.pt"}:
+        if "config.json" not in entries:
+            raise UsageError(f"{path / 'config.json'} is missing; {_way_back(path)}")
+        return
+    begun, known = ("config.json" in entries), BEFORE_CHECKPOINT if "config.json" in entries else BEFORE_CONFIG
+    bare = {name for name, columns in COLUMNS.items() if begun and name in entries and _is_bare(path / name, columns)}
+    networks = os.listdir(path / "state_dicts") if os.path.isdir(path / "state_dicts") else []
+    more = [*sorted(name for name in entries - bare if not known.fullmatch(name)), *networks]
+    if not more:
+        return
+    if begun:
+        raise UsageError(f"{path} holds {more[0]} but no checkpoint; put checkpoint.pt back, or take another --run-dir")
+    raise UsageError(f"{path} is neither new, nor empty, nor a run: it holds {more[0]}; choose another --run-dir")
+
+
+def _is_bare(table: Path, columns: tuple[str, ...]) -> bool:
+    return table.read_bytes() in (b"", (",".join(columns) + "\n").encode())
+
+
+def _way_back(path: Path) -> str:
+    saved = CheckpointFile(path).load()[0].get("config")
+    if saved is None:
+        return "without it the run cannot go on: put it back, or choose another --run-dir"
+    return f"put it back; the checkpoint was made with {json.dumps(saved)}"
+
+
+def check_config(path: Path, config: dict[str, Any], may_change: tuple[str, ...]) -> None:
+    """Raise `UsageError` where a run's checkpoint was made with another config than its config.json holds."""
+    checkpoints = CheckpointFile(path)
+    if not checkpoints.exists():
+        return
+    saved = checkpoints.load()[0].get("config")
+    if saved is None:
+        print(f"The checkpoint in {path} is an older version's: nothing tells whether config.json is still its own.")
+        return
+    odd = [name for name in saved if name not in may_change and config.get(name) != saved[name]]
+    if odd:
+        there, here = (
+            ", ".join(f'"{name}": {json.dumps(values.get(name))}' for name in odd) for values in (saved, config)
+        )
+        what = f"{path / 'config.json'} was edited, or the checkpoint is another run's: {here} here, {there} there"
+        raise UsageError(f"{what}; put back the one that is not this run's, or choose another --run-dir")
 
 
 def read_config(path: Path, known: dict[str, Any]) -> dict[str, Any] | None:
-    """The config.json of a folder, None without one; raises `RunError` unless keys and types are those of `known`."""
+    """The config.json of a folder, None without one; raises `UsageError` unless keys and types are those of `known`."""
     file = path / "config.json"
     if not os.path.exists(file):  # unlike Path's, False too where one may not look
         return None
     try:
         config = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read ({error}); restore it, or choose another --run-dir") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{file} cannot be read ({error}); restore it, or choose another --run-dir") from None
     if not isinstance(config, dict):
-        raise RunError(f"{file} is not a run's configuration; restore it, or choose another --run-dir")
+        raise UsageError(f"{file} is not a run's configuration; restore it, or choose another --run-dir")
     odd = config.keys() ^ known.keys() or {name for name in known if type(config[name]) is not type(known[name])}
     if odd:
-        raise RunError(f"{file} is from another version of this project ({', '.join(sorted(odd))}); use that version")
+        which = ", ".join(sorted(odd))
+        raise UsageError(f"{file} is not of this version of the project ({which}); use that version, or restore it")
     return config

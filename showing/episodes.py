@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from atari import FRAMES_PER_MINUTE, HISTORY_FRAMES, Step
+from atari import FRAMES_PER_MINUTE, HISTORY_FRAMES, FinishedGame, Step
 from machine.exits import UsageError
 from model import QNetwork
 from q_agent import draw_exploration
@@ -49,7 +49,7 @@ class Moment:
     step: Step
 
 
-def play_games(player: Player, games: Games, *, seed: int) -> Iterator[Moment]:
+def play_games(player: Player, games: Games, *, seed: int | np.ndarray) -> Iterator[Moment]:
     """Play from new games on, a moment per agent step, until each has finished its first game; those done play on."""
     frames = games.reset(seed)
     states = np.zeros((games.num_envs, HISTORY_FRAMES, *frames.shape[1:]), np.uint8)
@@ -67,20 +67,19 @@ def play_games(player: Player, games: Games, *, seed: int) -> Iterator[Moment]:
 
 
 def play_protocol(
-    player: Player, games: Games, *, seed: int, watch: Callable[[int], bool] = lambda finished: True
-) -> np.ndarray | None:
-    """The scores (num_envs,) float64 of one game per environment.
+    player: Player, games: Games, *, seed: int | np.ndarray, watch: Callable[[int], bool] = lambda finished: True
+) -> list[FinishedGame] | None:
+    """One game per environment, in their order, from a seed or one of each as `AtariGames.reset` takes them.
 
     After each agent step `watch` is told how many games are finished; when it says False, None is returned at once.
     """
-    scores = np.full(games.num_envs, np.nan)
+    first: dict[int, FinishedGame] = {}
     for moment in play_games(player, games, seed=seed):
         for game in moment.step.finished:
-            if np.isnan(scores[game.environment]):  # an environment that is done plays on; its first game counts
-                scores[game.environment] = game.score
-        if not watch(int(np.isfinite(scores).sum())):
+            first.setdefault(game.environment, game)  # an environment that is done plays on; its first game counts
+        if not watch(len(first)):
             return None
-    return scores
+    return [first[environment] for environment in range(games.num_envs)]
 
 
 def check_actions(path: Path, network: QNetwork, games: Games) -> None:

@@ -12,8 +12,9 @@ import imageio_ffmpeg
 import numpy as np
 
 from atari import FRAMES_PER_SECOND, FRAMES_PER_STEP
+from machine import files
 from machine.exits import UsageError
-from machine.files import replacing
+from machine.files import check_output, replacing
 
 GIF_FRAMES_PER_SECOND = FRAMES_PER_SECOND // FRAMES_PER_STEP
 # One palette for the whole GIF, made from the film itself.
@@ -23,6 +24,8 @@ GIF = {"fps": GIF_FRAMES_PER_SECOND, "codec": "gif", "pixelformat": "pal8", "out
 # yuv420p and an index at the file's start: what browsers want.
 MP4_OUTPUT = ["-crf", "18", "-preset", "veryfast", "-movflags", "+faststart", "-f", "mp4"]
 MP4 = {"fps": FRAMES_PER_SECOND, "codec": "libx264", "pixelformat": "yuv420p", "output_params": MP4_OUTPUT}
+
+KINDS = {".mp4": files.MP4, ".gif": files.GIF}
 
 
 class Film:
@@ -71,17 +74,10 @@ class Film:
 @contextmanager
 def filming(path: Path) -> Iterator[Film]:
     """A film that is `path`, whole, once the block has ended well; raises `UsageError` at once where it cannot be."""
-    if path.suffix not in (".mp4", ".gif"):
+    if path.suffix not in KINDS:
         raise UsageError(f"{path} is neither an .mp4 nor a .gif; films are one or the other")
-    if not os.path.isdir(path.parent):
-        raise UsageError(f"the folder {path.parent} of {path.name} is not there; make it first, or choose another")
-    if os.path.isdir(path):
-        raise UsageError(f"{path} is a folder; name a file in it")
+    check_output(path, KINDS[path.suffix])
     with replacing(path, f".{os.getpid()}") as temporary:
-        try:
-            temporary.touch()
-        except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror}; choose another folder") from None
         film = Film(path, temporary)
         try:
             yield film

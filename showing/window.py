@@ -7,14 +7,19 @@ import numpy as np
 
 from machine.exits import UsageError
 
+# Named, so that SDL does not fall back to a driver without a screen where the display does not answer.
+DRIVERS = {"WAYLAND_DISPLAY": "wayland", "DISPLAY": "x11"}
+
 
 class Window:
     """A window on the screen, with its keys by name ("space", "left", "q"); closing it is the key "q"."""
 
     def __init__(self, title: str):
-        has_display = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"))
-        if sys.platform.startswith("linux") and not has_display:
-            raise _no_display("neither DISPLAY nor WAYLAND_DISPLAY is set")
+        if sys.platform.startswith("linux") and not os.environ.get("SDL_VIDEODRIVER"):
+            named = [driver for name, driver in DRIVERS.items() if os.environ.get(name)]
+            if not named:
+                raise _no_display("neither DISPLAY nor WAYLAND_DISPLAY is set")
+            os.environ["SDL_VIDEODRIVER"] = ",".join(named)
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         import pygame  # only who opens a window waits for it
 

@@ -10,7 +10,8 @@ import torch
 from conftest import refused, run_script, save_network
 from soak import SMALL
 
-from evaluate import COLUMNS, bootstrap_interval, main
+from atari import FinishedGame
+from evaluate import COLUMNS, EvaluationConfig, bootstrap_interval, main
 from machine.checkpoint import CheckpointFile
 from model import QNetwork, load_network
 from q_agent_train import train
@@ -25,13 +26,13 @@ def player(epsilon: float = 0.05, seed: int = 0, game: str = "road_runner", acti
 
 def test_each_environments_first_game_counts_and_the_seed_decides() -> None:
     games = AtariGames("road_runner", 4)
-    first: dict[int, float] = {}
+    first: dict[int, FinishedGame] = {}
     for moment in play_games(player(), games, seed=3):
         for game in moment.step.finished:
-            first.setdefault(game.environment, game.score)
-    scores = play_protocol(player(), games, seed=3)
-    assert scores is not None
-    assert dict(enumerate(scores)) == first
+            first.setdefault(game.environment, game)
+    played = play_protocol(player(), games, seed=3)
+    assert played is not None
+    assert dict(enumerate(played)) == first
     plays = [[moment.actions.tolist() for moment in play_games(player(seed=s), games, seed=s)] for s in (3, 3, 4)]
     assert plays[0] == plays[1]
     assert plays[0] != plays[2]
@@ -83,9 +84,12 @@ def test_the_script_prints_and_writes_a_row_for_each_network(tmp_path: Path) -> 
     assert [row["game"] for row in rows] == ["road_runner", "pooyan"]
     assert tuple(rows[0]) == COLUMNS
     games = AtariGames("road_runner", 3, max_frames_per_game=1_800)
-    scores = play_protocol(EpsilonGreedyPlayer(load_network(first), epsilon=0.05, seed=0), games, seed=0)
+    seeds = EvaluationConfig((first,), games=3).emulator_seeds()
+    played = play_protocol(EpsilonGreedyPlayer(load_network(first), epsilon=0.05, seed=0), games, seed=seeds)
     games.close()
-    assert scores is not None
+    assert played is not None
+    scores = np.array([game.score for game in played])
+    assert int(rows[0]["cut"]) == sum(game.cut for game in played) > 0  # half a minute is too short for most
     row = {name: float(value) for name, value in rows[0].items() if name not in ("state_dict", "game")}
     assert row["mean"] == scores.mean()
     assert row["standard_deviation"] == scores.std()
@@ -97,7 +101,17 @@ def test_the_script_prints_and_writes_a_row_for_each_network(tmp_path: Path) -> 
     assert "95% interval" in header
     assert f"{scores.mean():,.1f}" in lines[0]
     assert lines[0].endswith(str(first))
-    assert lines[1].split()[-5:] == ["-", "-", "-", "-", str(second)]
+    assert lines[1].split()[-6:-2] == ["-", "-", "-", "-"]
+    assert lines[1].endswith(str(second))
+    assert lines[2].startswith("cut: games that were still going on at 0.5 minutes")
+
+
+def test_another_seed_is_other_games_and_a_longer_evaluation_none_of_its_neighbours() -> None:
+    """With seed + i for environment i, the seeds 0 and 1 would share 29 of 30 games."""
+    drawn = [EvaluationConfig((), seed=seed).emulator_seeds() for seed in range(20)]
+    assert all(len(set(seeds.tolist())) == 30 for seeds in drawn)
+    assert len(set(np.concatenate(drawn).tolist())) == 20 * 30
+    assert np.array_equal(drawn[3], EvaluationConfig((), seed=3).emulator_seeds())
 
 
 def test_bad_input_is_one_line_and_status_2(
@@ -115,8 +129,8 @@ def test_bad_input_is_one_line_and_status_2(
         (("--state-dict", good, "--epsilon", "nan"), "--epsilon nan"),
         (("--state-dict", good, "--minutes", "0"), "--minutes 0"),
         (("--state-dict", good, "--seed", "-1"), "--seed -1"),
-        (("--state-dict", good, "--csv", str(tmp_path / "no" / "s.csv")), "--csv"),
-        (("--state-dict", good, "--csv", str(tmp_path)), "--csv"),
+        (("--state-dict", good, "--csv", str(tmp_path / "no" / "s.csv")), "is not there"),
+        (("--state-dict", good, "--csv", str(tmp_path)), "is a folder"),
     ):
         assert expected in refused(monkeypatch, capfd, main, *arguments)
     result = run_script("evaluate.py", "--state-dict", wrong)

@@ -64,7 +64,7 @@ class NotedGame(FilmedGame):
         self.seeds: list[int | None] = []
         self.actions: list[int] = []
 
-    def reset(self, seed: int | None = None) -> np.ndarray:
+    def reset(self, seed: int | np.ndarray | None = None) -> np.ndarray:
         self.seeds.append(seed)
         return super().reset(seed)
 

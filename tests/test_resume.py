@@ -20,7 +20,7 @@ from conftest import ROOT
 from soak import RESEED_STEPS, SMALL, differences, hashed, interrupt, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from atari import Step
+from atari import FinishedGame, Step
 from machine.checkpoint import CheckpointFile
 from q_agent_train import Config, set_up, step, train
 from showing.episodes import play_protocol
@@ -169,7 +169,7 @@ def test_an_evaluation_broken_off_at_the_very_end_is_made_up_for(
 ) -> None:
     played: list[int] = []
 
-    def play_and_interrupt(*arguments: Any, **options: Any) -> np.ndarray | None:
+    def play_and_interrupt(*arguments: Any, **options: Any) -> list[FinishedGame] | None:
         played.append(1)
         if len(played) == 2:
             os.kill(os.getpid(), signal.SIGINT)

@@ -1,0 +1,364 @@
+"""Everything that a user can get wrong: one clear line, the right exit status, and no file changed.
+
+Each row is a command, as typed behind `python`, in a folder with networks, tables, pictures and a run.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import save_network
+from soak import SMALL
+
+import benchmark
+import evaluate
+import figures
+import play
+import q_agent_train
+import trained_model_video_generation as film
+from machine.checkpoint import CheckpointFile, save_state_dict
+from machine.exits import exit_with
+
+SCRIPTS = {
+    "q_agent_train.py": q_agent_train.main,
+    "evaluate.py": evaluate.main,
+    "trained_model_video_generation.py": film.main,
+    "play.py": play.main,
+    "figures.py": figures.main,
+    "benchmark.py": benchmark.main,
+}
+TRAIN, EVALUATE, FILM = "q_agent_train.py", "evaluate.py --state-dict", "trained_model_video_generation.py --state-dict"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sound files and broken ones, what is another program's, and a run that may go on."""
+    folder = tmp_path_factory.mktemp("world")
+    network = torch.load(save_network(folder / "net.pt"), weights_only=True)
+    for name, value in (("nan.pt", float("nan")), ("inf.pt", float("-inf"))):
+        broken = network["values.bias"].clone()
+        broken[1] = value
+        save_state_dict(network | {"values.bias": broken}, folder / name)
+    flipped = bytearray((folder / "net.pt").read_bytes())
+    flipped[3_000_000] ^= 1
+    (folder / "flipped.pt").write_bytes(flipped)
+    (folder / "half.pt").write_bytes(flipped[: len(flipped) // 2])
+    torch.save({"epoch": 3}, folder / "other.pt")
+    torch.save({name: tensor for name, tensor in network.items() if name != "conv1.bias"}, folder / "lacking.pt")
+    save_network(folder / "many.pt", num_actions=18)
+    save_network(folder / "unknown.pt", game="tetris_of_mine")
+    for name in ("notes.txt", "film.mp4", "film.gif", "picture.png", "picture.svg", "table.csv", "data.json"):
+        (folder / name).write_text(f"mine: {name}\n")
+    (folder / "scores.csv").write_text("game,mean\nbreakout,12\n")
+    (folder / "huge.csv").write_text("game,mean\nbreakout,1e308\nbreakout,-1e308\n")
+    (folder / "words.csv").write_text("game,mean\nbreakout,many\n")
+    for name in ("empty", "models", "folder.csv", "folder.mp4", "folder.png"):
+        (folder / name).mkdir()
+    (folder / "models" / "model.pt").write_text("mine\n")
+    config = q_agent_train.Config(
+        **{**vars(SMALL), "steps": 1_200, "save_every_games": 1_000, "run_dir": folder / "run"}
+    )
+    q_agent_train.train(config)
+    return folder
+
+
+@functools.cache
+def digest_of(path: Path, *_version: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file, once for each version of it; folders by name; the lock that a run leaves aside."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.name != "lock"):
+        now = path.stat()
+        version = now.st_mtime_ns, now.st_size, now.st_ino
+        found[str(path.relative_to(folder))] = digest_of(path, *version) if path.is_file() else ""
+    return found
+
+
+def run_here(command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit status and all that was printed, by the emulator too, of a script run in this process."""
+    script, *arguments = shlex.split(command)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    capfd.readouterr()
+    status = 0
+    try:
+        exit_with(SCRIPTS[script], needs_output=script != TRAIN)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    output = capfd.readouterr()
+    return status, output.out + output.err
+
+
+ROWS = [
+    # a file of another kind is never replaced
+    (f"{EVALUATE} net.pt --csv net.pt", 2, "net.pt is there and is not a table of evaluate.py"),
+    (f"{EVALUATE} net.pt --csv table.csv", 2, "table.csv is there and is not a table"),
+    (f"{EVALUATE} net.pt --csv scores.csv", 2, "scores.csv is there and is not a table"),
+    (f"{EVALUATE} net.pt --csv run/games.csv", 2, "games.csv is there and is not a table"),
+    (f"{EVALUATE} net.pt --csv run/config.json", 2, "config.json is there and is not a table"),
+    (f"{EVALUATE} net.pt --csv /dev/null", 2, "/dev/null is no regular file"),
+    (f"{EVALUATE} net.pt --csv folder.csv", 2, "folder.csv is a folder"),
+    (f"{EVALUATE} net.pt --csv ''", 2, "is a folder"),
+    (f"{EVALUATE} net.pt --csv missing/scores.csv", 2, "the folder missing"),
+    (f"{EVALUATE} net.pt --csv notes.txt/scores.csv", 2, "the folder notes.txt"),
+    (f"{EVALUATE} net.pt --csv /proc/scores.csv", 2, "/proc/scores.csv cannot be written"),
+    (f"{EVALUATE} net.pt --csv {'long' * 80}.csv", 2, "File name too long"),
+    (f"{FILM} net.pt --output film.mp4", 2, "film.mp4 is there and is not an MP4 film"),
+    (f"{FILM} net.pt --gif --output film.gif", 2, "film.gif is there and is not a GIF"),
+    (f"{FILM} net.pt --output folder.mp4", 2, "folder.mp4 is a folder"),
+    (f"{FILM} net.pt --output missing/film.mp4", 2, "the folder missing"),
+    (f"{FILM} net.pt --output /proc/film.mp4", 2, "/proc/film.mp4 cannot be written"),
+    (f"{FILM} net.pt --output film.avi", 2, "must end in .mp4"),
+    (f"{FILM} net.pt --gif --output new.mp4", 2, "must end in .gif"),
+    ("play.py --state-dict net.pt --record film.mp4", 2, "film.mp4 is there and is not an MP4 film"),
+    ("play.py --state-dict net.pt --record missing/film.mp4", 2, "the folder missing"),
+    ("play.py --state-dict net.pt --record net.pt", 2, "must end in .mp4"),
+    ("figures.py scores scores.csv --output picture", 2, "picture.png is there and is not a PNG picture"),
+    ("figures.py scores scores.csv --output picture.svg", 2, "is there and is not a"),
+    ("figures.py scores scores.csv --output folder", 2, "folder.png is a folder"),
+    ("figures.py run --output notes.txt/curves", 2, "--output notes.txt/curves cannot be written"),
+    ("figures.py run --output /proc/curves", 2, "/proc/curves.png cannot be written"),
+    ("figures.py value --state-dict net.pt --output picture", 2, "picture.png is there and is not a PNG picture"),
+    ("figures.py embedding --state-dict net.pt --output /proc/map", 2, "/proc/map.png cannot be written"),
+    ("benchmark.py --json data.json", 2, "data.json is there and is not a benchmark's result"),
+    ("benchmark.py --json run/config.json", 2, "config.json is there and is not a benchmark's result"),
+    ("benchmark.py --json missing/result.json", 2, "the folder missing"),
+    ("benchmark.py scaling --figure picture.png", 2, "picture.png is there and is not a PNG picture"),
+    ("benchmark.py --figure new.png", 2, "python benchmark.py scaling"),
+    # a run folder is new, empty, or a run
+    (f"{TRAIN} --run-dir models", 2, "models is neither new, nor empty, nor a run: it holds model.pt"),
+    (f"{TRAIN} --run-dir ''", 2, "is neither new, nor empty, nor a run"),
+    (f"{TRAIN} --run-dir .", 2, "is neither new, nor empty, nor a run"),
+    (f"{TRAIN} --run-dir notes.txt", 2, "notes.txt"),
+    (f"{TRAIN} --run-dir notes.txt/run", 2, "notes.txt/run"),
+    (f"{TRAIN} --run-dir /proc/run --replay-size 1600 --replay-start-size 320", 2, "/proc/run cannot be written"),
+    (f"{TRAIN} --run-dir run --learning-rate 0.1", 2, "--learning-rate 0.1 contradicts run"),
+    (f"{TRAIN} --run-dir run --game Pong", 2, "--game Pong contradicts run"),
+    (f"{TRAIN} --run-dir run --steps 1000", 2, "would shorten run"),
+    # a network is whole and finite wherever one is read
+    (f"{EVALUATE} nan.pt", 2, "nan.pt holds weights that are no finite numbers"),
+    (f"{EVALUATE} net.pt inf.pt", 2, "inf.pt holds weights that are no finite numbers"),
+    (f"{FILM} nan.pt", 2, "nan.pt holds weights that are no finite numbers"),
+    ("play.py --state-dict nan.pt", 2, "nan.pt holds weights that are no finite numbers"),
+    ("figures.py value --state-dict inf.pt", 2, "inf.pt holds weights that are no finite numbers"),
+    ("figures.py embedding --state-dict nan.pt", 2, "nan.pt holds weights that are no finite numbers"),
+    (f"{EVALUATE} flipped.pt", 2, "flipped.pt is damaged, its checksum does not match"),
+    (f"{FILM} flipped.pt", 2, "flipped.pt is damaged, its checksum does not match"),
+    (f"{EVALUATE} half.pt", 2, "half.pt is truncated or was not written by this project"),
+    (f"{EVALUATE} notes.txt", 2, "notes.txt is truncated or was not written by this project"),
+    (f"{EVALUATE} other.pt", 2, "other.pt is not a state dict of this project"),
+    (f"{EVALUATE} run/checkpoint.pt", 2, "checkpoint.pt is not a state dict of this project"),
+    (f"{EVALUATE} lacking.pt", 2, "lacking.pt is a state dict of another network"),
+    (f"{EVALUATE} many.pt", 2, "many.pt is for 18 actions, and breakout has 4"),
+    (f"{FILM} many.pt", 2, "many.pt is for 18 actions, and breakout has 4"),
+    (f"{FILM} unknown.pt", 2, "unknown game 'tetris_of_mine'"),
+    (f"{EVALUATE} unknown.pt", 2, "unknown game 'tetris_of_mine'"),
+    (f"{EVALUATE} missing.pt", 2, "missing.pt is not there"),
+    (f"{EVALUATE} models", 2, "models is no file"),
+    (f"{EVALUATE} /dev/zero", 2, "/dev/zero is no file"),
+    # values that cannot be
+    (f"{TRAIN} --steps 1000000000000000000", 2, "--steps 1000000000000000000 cannot be"),
+    (f"{TRAIN} --steps -1", 2, "--steps -1 cannot be"),
+    (f"{TRAIN} --steps 1.5", 2, "--steps: '1.5' is not a whole number"),
+    (f"{TRAIN} --steps 1e400", 2, "--steps: '1e400' is not a whole number"),
+    (f"{TRAIN} --minibatch-size 1000000000000", 2, "--minibatch-size 1000000000000 needs about"),
+    (f"{TRAIN} --minibatch-size 1000000", 2, "--minibatch-size 1000000 needs about"),
+    (f"{TRAIN} --learning-rate 1e300", 2, "--learning-rate 1e+300 cannot be"),
+    (f"{TRAIN} --rmsprop-minimum 1e300", 2, "--rmsprop-minimum 1e+300 cannot be"),
+    (f"{TRAIN} --epsilon-decay-steps {10**40}", 2, "--epsilon-decay-steps"),
+    (f"{TRAIN} --evaluate-every {10**40}", 2, "--evaluate-every"),
+    (f"{TRAIN} --replay-size {10**40}", 2, "--replay-size"),
+    (f"{TRAIN} --num-envs 257", 2, "--num-envs 257 cannot be"),
+    (f"{TRAIN} --seed -1", 2, "--seed -1 cannot be"),
+    (f"{TRAIN} --discount nan", 2, "--discount nan cannot be"),
+    (f"{TRAIN} --replay-start-size 2000000", 2, "--replay-start-size 2000000 is more than --replay-size 1000000 holds"),
+    (f"{TRAIN} --replay-start-size 50000 --steps 40000", 2, "nothing would be learned"),
+    (f"{TRAIN} --steps 50000", 2, "nothing would be learned"),
+    (f"{TRAIN} --epsilon-end 0.5 --epsilon-start 0.1", 2, "--epsilon-end 0.5 lies above --epsilon-start 0.1"),
+    (f"{TRAIN} --game ''", 2, "unknown game ''"),
+    (f"{TRAIN} --device cuda:99", 2, "--device cuda:99 is not there"),
+    ("figures.py embedding --state-dict net.pt --states 89", 2, "--states 89 cannot be"),
+    ("figures.py embedding --state-dict net.pt --states 1e9", 2, "--states 1000000000 cannot be"),
+    (f"{EVALUATE} net.pt --games 1001", 2, "--games 1001 cannot be"),
+    (f"{EVALUATE} net.pt --minutes 31", 2, "--minutes 31.0 cannot be"),
+    (f"{FILM} net.pt --episodes 0", 2, "--episodes 0 cannot be"),
+    ("benchmark.py --seconds 1e308", 2, "--seconds 1e+308 cannot be"),
+    ("figures.py scores words.csv", 2, "words.csv, line 2 is broken"),
+    ("figures.py scores run/games.csv", 2, "games.csv has no column"),
+    ("figures.py models", 2, "models is not the folder of a run"),
+    # flags that are none, each with the nearest that is one
+    (f"{TRAIN} --learningrate 1", 2, "--learningrate is no flag here; did you mean --learning-rate?"),
+    (f"{TRAIN} --replay-sise 1", 2, "--replay-sise is no flag here; did you mean --replay-size?"),
+    (f"{TRAIN} Pong", 2, "'Pong' belongs to no flag"),
+    (f"{TRAIN} --seed", 2, "--seed: it needs a value"),
+    (f"{TRAIN} --xyz", 2, "--xyz is no flag here; --help lists the flags"),
+    (f"{TRAIN} --deterministic yes", 2, "'yes' belongs to no flag"),
+    ("evaluate.py net.pt", 2, "'net.pt' belongs to no flag; is it meant for --state-dict?"),
+    ("evaluate.py --statedict net.pt", 2, "--statedict is no flag here; did you mean --state-dict?"),
+    ("evaluate.py", 2, "--state-dict is missing"),
+    ("evaluate.py --state-dict", 2, "names no file"),
+    (f"{EVALUATE} net.pt --epsilon half", 2, "--epsilon: 'half' is not a number"),
+    (f"{FILM} net.pt --ouput x.mp4", 2, "--ouput is no flag here; did you mean --output?"),
+    ("play.py --humen", 2, "--humen is no flag here; did you mean --human?"),
+    ("play.py --human --game Pnog", 2, "did you mean Pong"),
+    ("play.py", 2, "who plays?"),
+    ("figures.py value --state-dikt net.pt", 2, "--state-dikt is no flag here; did you mean --state-dict?"),
+    ("figures.py value", 2, "--state-dict is missing"),
+    ("benchmark.py part", 2, "'part' cannot be chosen; there are compare, parts, scaling"),
+    ("benchmark.py --round 3", 2, "--round is no flag here; did you mean --rounds?"),
+]
+
+
+@pytest.mark.parametrize(("command", "status", "words"), ROWS, ids=[row[0] for row in ROWS])
+def test_it_is_one_clear_line_and_no_file_changes(
+    world: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    command: str,
+    status: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(world)
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    before = digests(world)
+    ended, output = run_here(command, monkeypatch, capfd)
+    assert len(output.splitlines()) == 1, output
+    assert output.startswith("error: ")
+    assert words in output
+    assert ended == status
+    assert digests(world) == before
+
+
+def edit(**changes: object) -> Callable[[Path], object]:
+    """Change values in config.json."""
+
+    def attack(run: Path) -> None:
+        file = run / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return attack
+
+
+def remove(*names: str) -> Callable[[Path], object]:
+    return lambda run: [os.unlink(run / name) for name in names]
+
+
+def write(name: str, text: str) -> Callable[[Path], object]:
+    return lambda run: (run / name).write_text(text)
+
+
+def become_folder(name: str) -> Callable[[Path], object]:
+    def attack(run: Path) -> None:
+        (run / name).unlink()
+        (run / name).mkdir()
+
+    return attack
+
+
+def cut_table(run: Path) -> None:
+    os.truncate(run / "games.csv", 100)
+
+
+def edit_table(run: Path) -> None:
+    rows = (run / "games.csv").read_text().splitlines(keepends=True)
+    (run / "games.csv").write_text("".join([*rows[:1], *reversed(rows[1:])]))
+
+
+def change_checkpoint(change: Callable[[dict], object]) -> Callable[[Path], object]:  # type: ignore[type-arg]
+    """Write the newest checkpoint anew, whole, behind a change; as another version, or another run, would have."""
+
+    def attack(run: Path) -> None:
+        checkpoints = CheckpointFile(run)
+        state, _ = checkpoints.load()
+        change(state)
+        checkpoints.save(state)
+
+    return attack
+
+
+def take_seed_1(state: dict) -> None:  # type: ignore[type-arg]
+    state["config"]["seed"] = 1
+
+
+def of_another_run_and_version(state: dict) -> None:  # type: ignore[type-arg]
+    del state["config"]
+    state["training"]["tape"]["seeds"] = [seed + 1 for seed in state["training"]["tape"]["seeds"]]
+
+
+ATTACKS = {
+    "config.json is missing": (remove("config.json"), 2, 'put it back; the checkpoint was made with {"game": '),
+    "its learning rate is edited": (edit(learning_rate=1.0), 2, '"learning_rate": 1.0 here, "learning_rate": 0.00025'),
+    "its memory is edited": (edit(replay_size=960), 2, '"replay_size": 960 here'),
+    "its environments are edited": (edit(num_envs=8), 2, '"num_envs": 8 here'),
+    "its game is edited": (edit(game="Pong"), 2, '"game": "Pong" here'),
+    "its seed is edited": (edit(seed=1), 2, '"seed": 1 here, "seed": 0 there'),
+    "a key of config.json is lost": (
+        lambda run: write("config.json", '{"game": "Pong"}')(run),
+        2,
+        "not of this version",
+    ),
+    "config.json is brackets": (write("config.json", "[" * 200_000), 2, "config.json cannot be read"),
+    "config.json is a list": (write("config.json", "[]"), 2, "is not a run's configuration"),
+    "config.json is a folder": (become_folder("config.json"), 2, "config.json is a folder"),
+    "the checkpoint is another run's": (change_checkpoint(take_seed_1), 2, "or the checkpoint is another run's"),
+    "the checkpoint is another run's, and old": (
+        change_checkpoint(of_another_run_and_version),
+        2,
+        "is of another run, or of another ale-py",
+    ),
+    "the checkpoint lacks a key": (change_checkpoint(lambda state: state.pop("lengths")), 1, "(lengths)"),
+    "the checkpoint lacks a tensor": (
+        change_checkpoint(lambda state: state["training"]["agent"].pop("target")),
+        1,
+        "(training agent target)",
+    ),
+    "the checkpoint has another network's tensors": (
+        change_checkpoint(lambda state: state["training"]["agent"].update(online=torch.zeros(9))),
+        1,
+        "(training agent online)",
+    ),
+    "the checkpoints are gone": (remove("checkpoint.pt", "checkpoint.previous.pt"), 2, "but no checkpoint"),
+    "all but config.json and the network are gone": (
+        remove("checkpoint.pt", "checkpoint.previous.pt", "games.csv", "evaluations.csv", "best.pt"),
+        2,
+        "but no checkpoint",
+    ),
+    "both checkpoints are damaged": (
+        lambda run: [write(name, "x")(run) for name in ("checkpoint.pt", "checkpoint.previous.pt")],
+        1,
+        "no checkpoint in run can be used",
+    ),
+    "games.csv is missing": (remove("games.csv"), 2, "games.csv has lost rows"),
+    "games.csv is cut": (cut_table, 2, "games.csv has lost rows"),
+    "games.csv is another run's": (edit_table, 2, "games.csv is not the table with which"),
+    "games.csv is a folder": (become_folder("games.csv"), 2, "games.csv is a folder"),
+    "model.pt is a folder": (become_folder("model.pt"), 2, "model.pt is a folder"),
+    "checkpoint.pt is a folder": (become_folder("checkpoint.pt"), 2, "checkpoint.pt is a folder"),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_run_that_was_tampered_with_is_refused_and_stays_as_it_is(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    attack, status, words = ATTACKS[name]
+    shutil.copytree(world / "run", tmp_path / "run")
+    attack(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    before = digests(tmp_path)
+    ended, output = run_here(f"{TRAIN} --run-dir run --steps 1600", monkeypatch, capfd)
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert words in line, output
+    assert "Traceback" not in output
+    assert ended == status
+    assert digests(tmp_path) == before
