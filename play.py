@@ -30,6 +30,7 @@ KEYS_HELP = """\
   s            save a screenshot
   q, escape    quit
   arrow keys   move, where you play; space is FIRE"""
+KEY_HINTS = ("p pause · n step · + - speed · r new game · q quit", "t take over · s picture · arrows and space: play")
 CONTROLS = {"up": "UP", "down": "DOWN", "left": "LEFT", "right": "RIGHT", "space": "FIRE"}
 FASTER, SLOWER = ("+", "=", "[+]"), ("-", "[-]")  # also without shift, and on the keypad
 SPEEDS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)
@@ -161,8 +162,8 @@ class Session:
 
     def _show(self, shot: Shot) -> None:
         """Show an agent step, and wait behind it while paused."""
-        self._shot = shot
-        self._update_panel()
+        self._panel.update(shot.state, self.hands.q_values, shot.action, shot.score)
+        self._say_notes()
         for screen in shot.screens:
             picture = self._panel.picture(screen)
             if self._recording:
@@ -178,17 +179,16 @@ class Session:
         self._window.show(picture, frames_per_second)
         for key in self._window.pressed():
             self._obey(key, picture)
-            self._update_panel()
+            self._say_notes()
 
-    def _update_panel(self) -> None:
+    def _say_notes(self) -> None:
         speed = SPEEDS[self._speed]
         notes = ["you play" if self.hands.person_plays else "the agent plays"]
         if speed != 1:
             notes.append(f"speed x{speed:g}" if speed > 1 else f"speed 1/{1 / speed:g}")
         if self._paused:
             notes.append("paused")
-        shot = self._shot
-        self._panel.update(shot.state, self.hands.q_values, shot.action, shot.score, ", ".join(notes))
+        self._panel.say(", ".join(notes), *KEY_HINTS)
 
     def _obey(self, key: str, picture: np.ndarray) -> None:
         if key in ("q", "escape"):

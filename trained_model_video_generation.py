@@ -1,8 +1,10 @@
 """Film a trained network at play: python trained_model_video_generation.py --state-dict model.pt"""
 
 from machine.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +21,11 @@ from showing.window import Window
 from wrappers import FilmedGame
 
 GIF_SECONDS = 15
-GIF_FRAMES = GIF_SECONDS * GIF_FRAMES_PER_SECOND
+GIF_FRAMES = GIF_SECONDS * GIF_FRAMES_PER_SECOND  # one per agent step
 GIF_SCALE = 2
+STOPPED = "before the end: no film was written"
+
+Play = Iterator[tuple[Shot, np.ndarray]]  # agent steps of a game, with the Q-values (num_actions,) float32
 
 
 @dataclass
@@ -40,12 +45,18 @@ class FilmConfig:
     plain: bool = False
     """The game alone, without the panel of Q-values and frames at its side."""
     gif: bool = False
-    """A short, small GIF for a README: the first 15 seconds, 15 frames per second."""
+    """A short, small GIF for a README: the 15 seconds with the most points of all these games."""
+    from_seconds: Annotated[float | None, tyro.conf.arg(name="from", metavar="SECONDS")] = None
+    """Start so many seconds of play into the first game; default: at its start, and a GIF at the best moments."""
     show: bool = False
     """Show it in a window too, at the game's speed."""
 
     def check(self) -> None:
         check_bounds(self)
+        if self.from_seconds is not None and not Bounds(0).hold(self.from_seconds):
+            raise UsageError(f"--from {self.from_seconds} cannot be: it must be {Bounds(0)}")
+        if self.gif and self.from_seconds is not None and self.episodes > 1:
+            raise UsageError("--gif --from films one game: leave --episodes out, and choose the game by --seed")
         suffix = ".gif" if self.gif else ".mp4"
         if self.output and self.output.suffix != suffix:
             raise UsageError(f"--output {self.output} must end in {suffix}" + ("" if self.gif else ", or add --gif"))
@@ -61,44 +72,79 @@ def make_film(config: FilmConfig) -> Path:
     path = config.output or Path(f"{game.rom}.gif" if config.gif else f"{game.rom}.mp4")
     with StopSignal() as stop, closing(game), filming(path) as film:
         window = Window(f"{display_name(game.rom)}, filmed") if config.show else None
-        for number in range(config.episodes):
-            if config.gif and film.frames == GIF_FRAMES:
-                break
-            last = film_game(config, network, game, number, film, window, stop)
-            limit = f"{MINUTES} minutes, the paper's limit" if last.cut else f"the {GIF_SECONDS} seconds of a GIF"
-            note = "" if last.over and not last.cut else f" after {limit}; the game is not over"
-            print(f"game {number + 1}, seed {config.seed + number}: score {last.score:,.0f}{note}")
-    print(f"{path}: {film.frames:,} frames, {path.stat().st_size / 1e6:.1f} MB")
+        play = partial(play_game, config, network, game, stop)
+        scenes = [(0, config.from_seconds or 0.0), *((number, 0.0) for number in range(1, config.episodes))]
+        if config.gif and config.from_seconds is None:
+            scenes = [best_moments(config, play)]
+        for number, start_seconds in scenes:
+            last = film_game(config, game, play(number), film, window, start_seconds)
+            if not config.gif:
+                say_score(config, number, last)
+    made = f"{path}: {film.frames:,} frames, {path.stat().st_size / 1e6:.1f} MB"
+    if config.gif:
+        end_seconds = start_seconds + film.frames / GIF_FRAMES_PER_SECOND
+        made += f": game {number + 1}, seed {config.seed + number}, seconds {start_seconds:.1f} to {end_seconds:.1f}"
+    print(made)
     return path
 
 
-def film_game(
-    config: FilmConfig,
-    network: QNetwork,
-    game: FilmedGame,
-    number: int,
-    film: Film,
-    window: Window | None,
-    stop: StopSignal,
-) -> Shot:
-    """Film one game, or as much of it as a GIF holds; returns its last shot."""
+def play_game(config: FilmConfig, network: QNetwork, game: FilmedGame, stop: StopSignal, number: int) -> Play:
+    """Play one of the games, 0 for the first, the same every time; KeyboardInterrupt at a signal."""
     seed = (config.seed + number) % MAX_EMULATOR_SEED
     player = EpsilonGreedyPlayer(network, epsilon=config.epsilon, seed=seed)
+    for shot in shots(player, game, seed=seed):
+        if stop:
+            raise KeyboardInterrupt(STOPPED)
+        yield shot, player.q_values[0]
+
+
+def best_moments(config: FilmConfig, play: Callable[[int], Play]) -> tuple[int, float]:
+    """The game and the second in it where the GIF with the most points begins: the earliest of several, or (0, 0.0)."""
+    best, most = (0, 0.0), 0.0
+    for number in range(config.episodes):
+        scores = [0.0]
+        for shot, _ in play(number):
+            scores.append(shot.score)
+        say_score(config, number, shot)
+        length = min(GIF_FRAMES, len(scores) - 1)
+        gains = np.subtract(scores[length:], scores[:-length])
+        if gains.max() > most:
+            most, first = gains.max(), int(gains.argmax())
+            # It ends with its last point, and the few that start next hold the same: the middle one shows what follows.
+            same = int((np.append(gains[first:], 0) < most).argmax())
+            best = number, (first + same // 2) / GIF_FRAMES_PER_SECOND
+    return best
+
+
+def say_score(config: FilmConfig, number: int, last: Shot) -> None:
+    note = f" after {MINUTES} minutes, the paper's limit; the game is not over" if last.cut else ""
+    print(f"game {number + 1}, seed {config.seed + number}: score {last.score:,.0f}{note}")
+
+
+def film_game(
+    config: FilmConfig, game: FilmedGame, play: Play, film: Film, window: Window | None, start_seconds: float
+) -> Shot:
+    """Film a game from that second of play on, or as much of it as a GIF holds; returns its last shot."""
     scale = GIF_SCALE if config.gif else SCALE
     panel = Panel(display_name(game.rom), game.action_names, scale=scale, plain=config.plain)
-    for shot in shots(player, game, seed=seed):
-        panel.update(shot.state, player.q_values[0], shot.action, shot.score)
+    for step, (shot, q_values) in enumerate(play):
+        panel.update(shot.state, q_values, shot.action, shot.score)
+        seconds = step / GIF_FRAMES_PER_SECOND
+        if seconds < start_seconds:
+            continue  # the panel follows the whole game
         # Many games draw a sprite in every other frame only: where frames are left out, take the maximum of two.
         screens = [np.maximum.reduce(shot.screens[-2:])] if config.gif else shot.screens
         for screen in screens:
             picture = panel.picture(screen)
             film.add(picture)
-            if stop or (window and "q" in window.pressed()):
-                raise KeyboardInterrupt("before the end: no film was written")
+            if window and "q" in window.pressed():
+                raise KeyboardInterrupt(STOPPED)
             if window:
                 window.show(picture, GIF_FRAMES_PER_SECOND if config.gif else FRAMES_PER_SECOND)
-        if shot.over or (config.gif and film.frames == GIF_FRAMES):
+        if config.gif and film.frames == GIF_FRAMES:
             break
+    if film.frames == 0:
+        raise UsageError(f"--from {start_seconds:g}: the game ends after {seconds:.1f} seconds of play; start earlier")
     return shot
 
 

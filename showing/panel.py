@@ -1,17 +1,20 @@
-"""One picture from an emulator screen: the game, crisp, and beside it what the player saw, valued and did."""
+"""One picture from an emulator screen: the game, crisp, and beside it what the player saw, valued, did and won."""
 
 import functools
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from atari import FRAME_SIZE, HISTORY_FRAMES
+from atari import FRAME_SIZE, FRAMES_PER_SECOND, FRAMES_PER_STEP, HISTORY_FRAMES
 
 SCALE = 3  # 160x210 emulator pixels become 480x630
-MARGIN, FRAME_GAP, VALUE_WIDTH, LARGEST_ROW = 12, 4, 58, 30
+MARGIN, FRAME_GAP, NUMBER_WIDTH = 12, 4, 58
 PANEL_WIDTH = 2 * MARGIN + HISTORY_FRAMES * FRAME_SIZE + (HISTORY_FRAMES - 1) * FRAME_GAP
-TITLE_HEIGHT, CAPTION_HEIGHT, NOTE_HEIGHT = 40, 22, 24
-SPREAD_DECAY = 0.998  # per agent step: the bars' scale follows the largest spread of the last half minute or so
+NUMBERS_LEFT = PANEL_WIDTH - MARGIN - NUMBER_WIDTH
+CAPTION_HEIGHT, LINE_HEIGHT = 20, 18
+LARGEST_ROW, LEAST_CURVE = 11, 16  # heights, in emulator pixels
+CURVE_SECONDS = 10
+CURVE_STEPS = CURVE_SECONDS * FRAMES_PER_SECOND // FRAMES_PER_STEP
 
 BACKGROUND, ROW, DIM, BRIGHT = (20, 20, 24), (52, 52, 62), (165, 165, 172), (245, 245, 245)
 BLUE, ORANGE = (0, 114, 178), (230, 159, 0)  # Okabe and Ito's colours, which differ in lightness too
@@ -30,17 +33,44 @@ class Panel:
         self._action_names = action_names
         self._scale = scale
         self._plain = plain
-        self._spread = 0.0
+        self._largest_advantages: list[float] = []  # of each agent step
+        self._full_bar = _round_up(0)
+        self._curve: list[float] = []  # the value, or where nobody values anything the score, of each agent step
+        self._low, self._high = np.inf, -np.inf  # the curve's axis
+        self._lines: tuple[str, ...] = ()
         self._canvas: np.ndarray | None = None
         self._outdated = True
-        self._shown: tuple[np.ndarray, np.ndarray | None, int, float, str] | None = None
+        self._shown: tuple[np.ndarray, np.ndarray | None, int, float] | None = None
 
-    def update(self, state: np.ndarray, q_values: np.ndarray | None, action: int, score: float, note: str = "") -> None:
+    def update(self, state: np.ndarray, q_values: np.ndarray | None, action: int, score: float) -> None:
         """Show from now on: `state` (4, 84, 84) uint8, `q_values` (num_actions,) float32 or None, what was done."""
-        if q_values is not None and np.isfinite(q_values).all():
-            self._spread = max(float(np.ptp(q_values)), self._spread * SPREAD_DECAY)
-        self._shown = (state, q_values, action, score, note)
+        if q_values is None:
+            self._extend_curve(score, least_span=5)
+        else:
+            self._extend_curve(float(q_values.max()), least_span=0.05)  # it adds up rewards of 1
+            self._fit_bars(_advantages(q_values))
+        self._shown = (state, q_values, action, score)
         self._outdated = True
+
+    def say(self, *lines: str) -> None:
+        """Show these lines at the bottom from now on, the first one bright."""
+        self._lines = lines
+        self._outdated = True
+
+    def _fit_bars(self, advantages: np.ndarray) -> None:
+        """Give the largest bar of the game's median step 1/8 to 2/3 of the room; a few steps have ten times as much."""
+        self._largest_advantages.append(np.abs(advantages).max())
+        typical = float(np.median(self._largest_advantages))
+        if not 1.5 * typical <= self._full_bar <= 8 * typical:
+            self._full_bar = _round_up(2 * typical)
+
+    def _extend_curve(self, value: float, least_span: float) -> None:
+        """Append to the curve; its axis only ever grows, in round steps of a fifth of what it must hold."""
+        self._curve.append(value)
+        if np.isfinite(value) and not self._low <= value < self._high:
+            low, high = min(value, self._low), max(value, self._high)
+            unit = _round_up(max(high - low, abs(value) / 1000, least_span)) / 5
+            self._low, self._high = np.floor(low / unit) * unit, (np.floor(high / unit) + 1) * unit
 
     def picture(self, screen: np.ndarray) -> np.ndarray:
         """The picture (height, width, 3) uint8 of a screen (210 or so, 160, 3) uint8; good until the next call."""
@@ -57,51 +87,93 @@ class Panel:
 
     def _draw(self, height: int) -> np.ndarray:
         assert self._shown is not None, "update before the first picture"
-        state, q_values, action, score, note = self._shown
+        state, q_values, action, score = self._shown
         image = Image.new("RGB", (PANEL_WIDTH, height), BACKGROUND)
         draw = ImageDraw.Draw(image)
-        title = _fitting_font(self._game, 24, PANEL_WIDTH // 2)
-        middle = MARGIN + TITLE_HEIGHT // 2
-        draw.text((MARGIN, middle), self._game, BRIGHT, title, anchor="lm")
-        draw.text((PANEL_WIDTH - MARGIN, middle), f"score {score:,.0f}", BRIGHT, _font(24), anchor="rm")
-        frames_top = height - MARGIN - NOTE_HEIGHT - FRAME_SIZE
-        self._draw_actions(draw, MARGIN + TITLE_HEIGHT, frames_top - CAPTION_HEIGHT, q_values, action)
+        top = MARGIN + height // 12
+        frames_top = height - MARGIN - len(self._lines) * LINE_HEIGHT - FRAME_SIZE
+        room = frames_top - top - 3 * CAPTION_HEIGHT  # for the actions' rows and the curve
+        share = (room - LEAST_CURVE * self._scale) // len(self._action_names)
+        row_height = min(share, LARGEST_ROW * self._scale)
+        self._draw_title(draw, MARGIN, top, score)
+        self._draw_actions(draw, top, row_height, q_values, action)
+        curve_top = top + CAPTION_HEIGHT + row_height * len(self._action_names)
+        self._draw_curve(draw, curve_top, frames_top - CAPTION_HEIGHT - 1, q_values)
         self._draw_frames(image, draw, frames_top, state)
-        draw.text((MARGIN, height - MARGIN), note, ORANGE, _font(15), anchor="ls")
+        for index, line in enumerate(self._lines):
+            bottom = frames_top + FRAME_SIZE + (index + 1) * LINE_HEIGHT
+            draw.text((MARGIN, bottom), line, DIM if index else ORANGE, _font(14), anchor="ls")
         return np.asarray(image)
 
+    def _draw_title(self, draw: ImageDraw.ImageDraw, top: int, bottom: int, score: float) -> None:
+        middle, room, number = (top + bottom) // 2, PANEL_WIDTH // 2 - 40, f"{score:,.0f}"
+        draw.text((MARGIN, middle), self._game, BRIGHT, _fitting_font(self._game, 24, room), anchor="lm")
+        font = _fitting_font(number, bottom - top - 6, room)
+        draw.text((PANEL_WIDTH - MARGIN, middle), number, BRIGHT, font, anchor="rm")
+        draw.text((PANEL_WIDTH - MARGIN - font.getlength(number) - 8, middle), "score", DIM, _font(14), anchor="rm")
+
     def _draw_actions(
-        self, draw: ImageDraw.ImageDraw, top: int, bottom: int, q_values: np.ndarray | None, action: int
+        self, draw: ImageDraw.ImageDraw, top: int, row_height: int, q_values: np.ndarray | None, action: int
     ) -> None:
-        full_bar = _round_up(self._spread)
-        caption = "actions" if q_values is None else f"Q-values; a full bar is {full_bar:g} above the lowest"
-        draw.text((MARGIN, top + CAPTION_HEIGHT // 2), caption, DIM, _font(13), anchor="lm")
-        top += CAPTION_HEIGHT
-        row_height = min((bottom - top - 6) // len(self._action_names), LARGEST_ROW)
-        font = _font(min(16, row_height - 2))
-        names_width = max(font.getlength(name) for name in self._action_names)
-        left = round(MARGIN + 16 + names_width + 10)  # where the bars begin, behind a mark and the name
+        caption = "actions" if q_values is None else f"advantage (a full bar: {self._full_bar:g} or more) and Q-value"
+        _draw_caption(draw, top, caption)
+        font_size = min(15, row_height - 1)
+        font = _font(font_size)
+        left = round(MARGIN + 16 + max(font.getlength(name) for name in self._action_names)) + 8  # where bars may begin
+        zero, longest = (left + NUMBERS_LEFT) // 2, (NUMBERS_LEFT - left) // 2
         for index, name in enumerate(self._action_names):
-            y = top + index * row_height
-            middle = y + row_height // 2
+            y = top + CAPTION_HEIGHT + index * row_height
+            middle, colour = y + row_height // 2, BRIGHT if index == action else DIM
             if index == action:
                 draw.rectangle((MARGIN - 6, y, PANEL_WIDTH - MARGIN + 5, y + row_height - 1), ROW)
-                draw.polygon(((MARGIN, middle - 5), (MARGIN, middle + 5), (MARGIN + 8, middle)), BRIGHT)
-            draw.text((MARGIN + 16, middle), name, BRIGHT if index == action else DIM, font, anchor="lm")
-            if q_values is None:
-                continue
-            greedy = index == q_values.argmax()
-            share = np.nan_to_num((q_values[index] - q_values.min()) / full_bar)
-            right = left + 2 + round((PANEL_WIDTH - MARGIN - VALUE_WIDTH - left - 2) * float(share))
-            draw.rectangle((left, y + 3, right, y + row_height - 4), ORANGE if greedy else BLUE)
-            colour = BRIGHT if greedy or index == action else DIM
-            draw.text((PANEL_WIDTH - MARGIN, middle), f"{q_values[index]:.3f}", colour, font, anchor="rm")
+                draw.polygon(((MARGIN, middle - 4), (MARGIN, middle + 4), (MARGIN + 7, middle)), BRIGHT)
+            draw.text((MARGIN + 16, middle), name, colour, font, anchor="lm")
+            if q_values is not None:
+                share = np.clip(_advantages(q_values)[index] / self._full_bar, -1, 1)
+                start, end = sorted((zero, zero + round(longest * float(share))))
+                draw.rectangle((start, y + 2, end, y + row_height - 3), ORANGE if index == q_values.argmax() else BLUE)
+                draw.line((zero, y, zero, y + row_height - 1), DIM)
+                _draw_number(draw, middle, "m", _q_text(q_values[index]), colour, font_size)
+
+    def _draw_curve(self, draw: ImageDraw.ImageDraw, top: int, bottom: int, q_values: np.ndarray | None) -> None:
+        values = np.array(self._curve if q_values is None else self._curve[-CURVE_STEPS:])
+        caption = "score so far" if q_values is None else f"value (max Q), the last {CURVE_SECONDS} seconds"
+        _draw_caption(draw, top, caption)
+        if q_values is not None:
+            _draw_number(draw, top + CAPTION_HEIGHT // 2, "m", _q_text(values[-1]), ORANGE, 15)
+        top += CAPTION_HEIGHT
+        draw.rectangle((MARGIN, top, NUMBERS_LEFT, bottom), ROW)
+        known = np.isfinite(values)
+        if known.any():
+            x = np.linspace(NUMBERS_LEFT, MARGIN, max(len(values), CURVE_STEPS))[len(values) - 1 :: -1][known]
+            y = bottom - (values[known] - self._low) / (self._high - self._low) * (bottom - top)
+            draw.line([*zip(x.tolist(), y.tolist(), strict=True)], ORANGE, 2)
+            _draw_number(draw, top, "a", f"{self._high:,.6g}", DIM, 13)
+            _draw_number(draw, bottom, "s", f"{self._low:,.6g}", DIM, 13)
 
     def _draw_frames(self, image: Image.Image, draw: ImageDraw.ImageDraw, top: int, state: np.ndarray) -> None:
         caption = f"what the network sees, {FRAME_SIZE}x{FRAME_SIZE}, the newest at the right"
-        draw.text((MARGIN, top - CAPTION_HEIGHT // 2), caption, DIM, _font(13), anchor="lm")
+        _draw_caption(draw, top - CAPTION_HEIGHT, caption)
         for index, frame in enumerate(state):
             image.paste(Image.fromarray(frame), (MARGIN + index * (FRAME_SIZE + FRAME_GAP), top))
+
+
+def _draw_caption(draw: ImageDraw.ImageDraw, top: int, caption: str) -> None:
+    draw.text((MARGIN, top + CAPTION_HEIGHT // 2), caption, DIM, _font(13), anchor="lm")
+
+
+def _draw_number(draw: ImageDraw.ImageDraw, y: int, anchor: str, text: str, colour: tuple[int, ...], size: int) -> None:
+    font = _fitting_font(text, size, NUMBER_WIDTH - 6)
+    draw.text((PANEL_WIDTH - MARGIN, y), text, colour, font, anchor="r" + anchor)
+
+
+def _advantages(q_values: np.ndarray) -> np.ndarray:
+    """How much more each action is worth than the mean of all; zeros where a value is not finite."""
+    return q_values - q_values.mean(dtype=np.float64) if np.isfinite(q_values).all() else np.zeros(len(q_values))
+
+
+def _q_text(q_value: float) -> str:
+    return f"{q_value:.3f}" if abs(q_value) < 10_000 else f"{q_value:.1e}"
 
 
 @functools.cache

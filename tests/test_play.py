@@ -98,7 +98,11 @@ def test_screenshots_and_quitting(model: Path, tmp_path: Path) -> None:
     assert window.pictures == 5
     assert sorted(os.listdir(tmp_path)) == ["breakout-001.png", "breakout-002.png"]
     assert Image.open("breakout-001.png").size[1] == 630
-    assert np.asarray(Image.open("breakout-001.png")).std() > 10
+    picture = np.asarray(Image.open("breakout-001.png"))
+    assert picture.std() > 10
+    hints = (picture[-55:, 480:] == (165, 165, 172)).all(axis=2)  # the keys, in two dim lines below the note
+    assert [line.sum() > 50 for line in (hints[:15], hints[22:37], hints[40:])] == [False, True, True]
+    assert (picture[-55:, -12:] == picture[-1, -1]).all()
 
 
 def test_pause_and_single_steps(model: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -22,13 +21,14 @@ from conftest import refused, run_script, save_network
 import trained_model_video_generation as video
 from machine.exits import StopSignal, UsageError
 from model import load_network
-from showing.episodes import EpsilonGreedyPlayer
+from showing.episodes import EpsilonGreedyPlayer, Shot
 from showing.film import filming
 from showing.panel import PANEL_WIDTH, Panel
 from showing.window import Window
 from wrappers import FilmedGame
 
 SCRIPT = Path(video.__file__)
+ORANGE, BLUE = (230, 159, 0), (0, 114, 178)
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +42,27 @@ def frames_of(path: Path) -> tuple[dict[str, object], list[np.ndarray]]:
         return file.metadata(), list(file.iter())
 
 
-def game_of(model: Path, seed: int) -> tuple[list[np.ndarray], float]:
-    """The screens and the score of the game that the film must show, played once more by hand."""
+def steps_of(model: Path, seed: int) -> tuple[list[list[np.ndarray]], list[float]]:
+    """The screens and the score of each step of the game that the film must show, played once more by hand."""
     game = FilmedGame("breakout")
     player = EpsilonGreedyPlayer(load_network(model), epsilon=1.0, seed=seed)
     game.reset(seed)
-    screens = game.take_screens()
+    opening, steps, scores = game.take_screens(), [], [0.0]
     while True:
         game.send(player(np.zeros((1, 4, 84, 84), np.uint8)))  # with epsilon 1 it does not matter what it sees
         step = game.receive()
-        screens += game.take_screens()
+        steps.append(game.take_screens())
+        scores.append(scores[-1] + float(step.rewards[0]))
         if step.finished:
             game.close()
-            return screens, step.finished[0].score
+            assert step.finished[0].score == scores[-1]
+            return [opening + steps[0], *steps[1:]], scores[1:]
+
+
+def game_of(model: Path, seed: int) -> tuple[list[np.ndarray], float]:
+    """The screens and the score of that game."""
+    steps, scores = steps_of(model, seed)
+    return [screen for step in steps for screen in step], scores[-1]
 
 
 def test_film_shows_every_frame_of_the_game(model: Path, tmp_path: Path) -> None:
@@ -87,47 +95,189 @@ def test_plain_film_of_two_games_is_the_games_alone(model: Path, tmp_path: Path,
     assert [float(score) for score in re.findall(r"score (\d+)", out)] == [score for _, score in games]
 
 
-def test_gif_is_short_and_small(model: Path, tmp_path: Path) -> None:
+def offset_of(frames: list[np.ndarray], screens: list[np.ndarray], start: int) -> int:
+    """Where in these screens the frames come from, as steps behind `start`."""
+
+    def difference(offset: int) -> float:
+        there = screens[start + offset :]
+        pairs = zip(frames[::5], there[::5], strict=False)
+        return float(np.mean([np.abs(frame[::2, :320:2].astype(int) - screen).mean() for frame, screen in pairs]))
+
+    return min(range(-3, 4), key=difference)
+
+
+def test_gif_is_short_and_small_and_of_the_best_moments(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "readme.gif"
-    video.make_film(video.FilmConfig(model, epsilon=1.0, episodes=3, gif=True, output=path))
+    video.make_film(video.FilmConfig(model, epsilon=1.0, seed=6, episodes=2, gif=True, output=path))
     meta, frames = frames_of(path)
     assert str(meta["codec"]).startswith("gif")
-    assert len(frames) == video.GIF_FRAMES
+    assert len(frames) == video.GIF_FRAMES == 225
     assert abs(float(str(meta["duration"])) - video.GIF_SECONDS) < 0.5
     assert path.stat().st_size < 4e6
+    games = [steps_of(model, seed) for seed in (6, 7)]
+    gains = np.subtract(games[1][1][224:], [0, *games[1][1][:-225]])
+    assert games[0][1][-1] == 0
+    assert np.flatnonzero(gains == gains.max()).tolist() == list(range(34, 60))
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert lines == [f"game {n + 1}, seed {n + 6}: score {games[n][1][-1]:.0f}" for n in range(2)]
+    assert re.search(r": 225 frames, \d\.\d MB: game 2, seed 7, seconds 3\.1 to 18\.1$", last)
+    screens = [np.maximum.reduce(step[-2:]) for step in games[1][0]]
+    assert offset_of(frames, screens, start=47) == 0  # in the middle of 34 to 59: 3.1 seconds
 
 
-@pytest.mark.parametrize("num_actions", [3, 4, 18])
-@pytest.mark.parametrize("scale", [2, 3])
-def test_panel_shows_the_largest_value_and_the_action(num_actions: int, scale: int) -> None:
-    panel = Panel("NameThisGame", ["DOWNRIGHTFIRE"] * num_actions, scale=scale)
-    screen = np.zeros((210, 160, 3), np.uint8)
-    state = np.full((4, 84, 84), 77, np.uint8)
-    q_values = np.zeros(num_actions, np.float32)
+@pytest.mark.parametrize(
+    ("games", "expected"),
+    [
+        ([{}, {}], (0, 0)),
+        ([{300: -1}, {100: -1}], (0, 0)),  # no points to be gained
+        ([{}, {300: 1}], (1, 188)),  # the middle of 76 to 300
+        ([{300: 1, 310: 1, 590: 1}, {300: 2}], (0, 193)),  # of 86 to 300, and the earlier game
+        ([{20: 1, 500: 1}], (0, 10)),  # of 0 to 20
+        ([{100: 3}, {100: 2, 120: 2}], (1, 50)),  # of 0 to 100
+    ],
+)
+def test_the_best_moments_are_those_with_the_most_points(
+    model: Path, games: list[dict[int, float]], expected: tuple[int, int]
+) -> None:
+    """`games` are the points of each game, by the agent step that gains them."""
+
+    def play(number: int) -> video.Play:
+        for step in range(600):
+            score = sum(points for when, points in games[number].items() if when <= step)
+            yield Shot([], np.zeros((4, 84, 84), np.uint8), 0, score, step == 599, False), np.zeros(4)
+
+    number, start_seconds = video.best_moments(video.FilmConfig(model, episodes=len(games)), play)
+    assert (number, start_seconds * 15) == expected
+
+
+def test_from_starts_later_with_the_panel_of_the_whole_game(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, _ = steps_of(model, seed=7)
+    monkeypatch.setattr("showing.episodes.FRAMES_PER_MINUTE", 40)  # 50 agent steps
+    for name, start_seconds in ("whole", None), ("part", 2.2):
+        path = tmp_path / f"{name}.mp4"
+        video.make_film(video.FilmConfig(model, epsilon=1.0, seed=7, from_seconds=start_seconds, output=path))
+    whole, part = (frames_of(tmp_path / f"{name}.mp4")[1] for name in ("whole", "part"))
+    assert len(whole) - len(part) == sum(map(len, steps[:33]))
+    for frame, same in zip(part[::8], whole[-len(part) :: 8], strict=True):
+        assert (np.abs(frame.astype(int) - same) > 60).sum() < 100
+
+
+def test_only_the_first_game_starts_later(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("showing.episodes.FRAMES_PER_MINUTE", 20)
+    counts = []
+    for start_seconds in (None, 1.0):
+        path = tmp_path / "x.mp4"
+        config = video.FilmConfig(model, episodes=2, from_seconds=start_seconds, plain=True, output=path)
+        video.make_film(config)
+        counts.append(len(frames_of(path)[1]))
+    assert counts[0] - counts[1] == sum(map(len, steps_of(model, seed=0)[0][:15]))
+
+
+def test_gif_from_a_second_goes_on_to_the_end_of_the_game(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "end.gif"
+    video.make_film(video.FilmConfig(model, epsilon=1.0, seed=16, gif=True, from_seconds=6, plain=True, output=path))
+    steps, _ = steps_of(model, seed=16)
+    _, frames = frames_of(path)
+    assert len(frames) == len(steps) - 90 == 35
+    assert offset_of(frames, [np.maximum.reduce(step[-2:]) for step in steps], start=90) == 0
+    assert capsys.readouterr().out.endswith(": game 1, seed 16, seconds 6.0 to 8.3\n")
+
+
+def drawn(panel: Panel, *q_values: float, height: int = 210) -> np.ndarray:
+    """The panel after an agent step with these Q-values, (height, PANEL_WIDTH, 3) uint8."""
+    panel.update(np.full((4, 84, 84), 77, np.uint8), np.array(q_values, np.float32), 0, 1234)
+    return panel.picture(np.zeros((height, 160, 3), np.uint8))[:, -PANEL_WIDTH:].copy()
+
+
+@pytest.mark.parametrize("num_actions", [3, 4, 6, 9, 18])
+@pytest.mark.parametrize(("scale", "height"), [(2, 210), (3, 210), (2, 250), (3, 250)])
+def test_panel_shows_the_largest_value_and_the_action(num_actions: int, scale: int, height: int) -> None:
     rows = []
     for greedy in range(num_actions):
-        q_values[:] = 0
-        q_values[greedy] = 1
-        panel.update(state, q_values, greedy, 1234)
-        picture = panel.picture(screen)
-        assert picture.shape == (210 * scale, 160 * scale + PANEL_WIDTH, 3)
-        assert (picture == 77).all(axis=2).sum() >= state.size
-        orange = np.flatnonzero((picture == (230, 159, 0)).all(axis=2).sum(axis=1) > 30)
+        panel = Panel("NameThisGame", ["DOWNRIGHTFIRE"] * num_actions, scale=scale)
+        panel.say("a note", "a line", "and another")
+        picture = drawn(panel, *np.eye(num_actions)[greedy], height=height)
+        assert picture.shape == (height * scale, PANEL_WIDTH, 3)
+        assert (picture == 77).all(axis=2).sum() >= 4 * 84 * 84
+        orange = np.flatnonzero((picture == ORANGE).all(axis=2).sum(axis=1) > 20)
         assert len(orange)
         rows.append((orange[0], orange[-1]))
     assert all(before[1] < after[0] for before, after in pairwise(rows)), "bars overlap"
-    panel.update(state, None, 0, 0)  # a person plays: no values, no bars
-    assert not (panel.picture(screen) == (230, 159, 0)).all(axis=2).any()
 
 
-def test_bars_are_as_long_as_the_differences() -> None:
+def test_bars_are_as_long_as_the_advantages() -> None:
+    picture = drawn(Panel("Pong", ["NOOP", "FIRE", "RIGHT"]), 5, 5.5, 6.75)  # -0.75, -0.25 and 1 beside their mean
+    blue = (picture == BLUE).all(axis=2)
+    lengths = np.unique(blue.sum(axis=1))
+    orange = (picture == ORANGE).all(axis=2)[: np.flatnonzero(blue)[-1] // PANEL_WIDTH + 33]  # above the curve
+    assert len(lengths) == 3
+    assert lengths[1] * 3 == pytest.approx(lengths[2], abs=3)
+    assert orange.sum(axis=1).max() == pytest.approx(lengths[1] * 4, abs=4)
+    assert np.flatnonzero(blue.any(axis=0))[-1] < np.flatnonzero(orange.sum(axis=0) > 20)[0]
+
+
+def test_the_scale_of_the_bars_is_steady_and_a_few_moments_do_not_make_them_slivers() -> None:
     panel = Panel("Pong", ["NOOP", "FIRE", "RIGHT"])
-    panel.update(np.zeros((4, 84, 84), np.uint8), np.array([5, 5.5, 6], np.float32), 0, 0)
-    picture = panel.picture(np.zeros((210, 160, 3), np.uint8))
-    orange = (picture == (230, 159, 0)).all(axis=2).sum(axis=1).max()
-    blue = np.unique((picture == (0, 114, 178)).all(axis=2).sum(axis=1))
-    assert abs((blue[-1] - 3) * 2 - (orange - 3)) <= 2
-    assert 1 <= blue[1] <= 4  # the lowest has a stub
+    usual, rare = (2.0, 2.02, 2.08), (2.0, 2.5, 3.5)
+    before = [drawn(panel, *usual) for _ in range(30)][-1]
+    cut = drawn(panel, *rare)
+    after = drawn(panel, *usual)
+    bars = [(picture == BLUE).all(axis=2) for picture in (before, cut, after)]
+    np.testing.assert_array_equal(bars[0], bars[2])
+    room = bars[1].sum(axis=1).max()
+    assert room / 8 < bars[0].sum(axis=1).max() < room
+    np.testing.assert_array_equal(before[80:180, :75], cut[80:180, :75], "over the names")
+
+
+def test_the_value_is_drawn_over_ten_seconds_on_an_axis_that_only_grows() -> None:
+    panel = Panel("Pong", ["NOOP", "FIRE", "RIGHT"])
+
+    def curve(value: float) -> list[float]:
+        """The height of the curve, in rows from the top, at each column from the left."""
+        picture = drawn(panel, value, value - 0.1, value - 0.1)
+        orange = (picture[200:, 14:300] == ORANGE).all(axis=2)  # below the actions
+        return [float(np.flatnonzero(column).mean()) if column.any() else np.nan for column in orange.T]
+
+    first = [curve(value) for value in (2.0, 2.4, 3.0)][-1]
+    assert np.isfinite(first[-1])
+    assert np.isnan(first[:-5]).all()
+    early = [curve(2.4) for _ in range(147)][-1]
+    assert np.nanmin(early) < early[-1] - 100  # the 3 at the left
+    late = [curve(2.4) for _ in range(5)][-1]
+    assert set(late) == {early[-1]}  # the 3 is out of sight, and its axis is still there
+
+
+def test_values_that_are_no_numbers_leave_the_axis_alone() -> None:
+    panel = Panel("Pong", ["NOOP", "FIRE", "RIGHT"])
+    with np.errstate(all="raise"):
+        drawn(panel, np.nan, np.nan, np.nan)
+        before = [drawn(panel, 1, 2, value) for value in (10, 3)][-1]
+        for values in (np.nan,) * 3, (1, np.inf, 2), (-np.inf, 1, 2):
+            drawn(panel, *values)
+        after = drawn(panel, 1, 2, 3)
+        for values in (1e30, 1e30, -1e30), (3e38, 3e38, 0):
+            drawn(panel, *values)
+    right = PANEL_WIDTH - 62  # bars and curve are left of it, captions above the rows that are compared
+    np.testing.assert_array_equal(before[85:, right:], after[85:, right:])
+    assert (after[200:, :right] == ORANGE).all(axis=2).any(axis=1).sum() > 100  # the curve, from 10 to 3
+
+
+def test_where_nobody_values_anything_the_score_is_drawn() -> None:
+    panel, state = Panel("Pong", ["NOOP"] * 6), np.zeros((4, 84, 84), np.uint8)
+    pictures = []
+    for score in (0, 0, 3):
+        panel.update(state, None, 0, score)
+        pictures.append(panel.picture(np.zeros((210, 160, 3), np.uint8)).copy())
+    assert not (pictures[-1] == BLUE).all(axis=2).any()
+    orange = [np.flatnonzero((picture == ORANGE).all(axis=2).any(axis=1)) for picture in pictures]
+    assert len(orange[1]) <= 2
+    assert len(orange[2]) > 50
 
 
 def test_taller_screens_fit() -> None:
@@ -182,6 +332,11 @@ def test_bad_flags(model: Path, tmp_path: Path, error: Callable[..., str]) -> No
     assert "--episodes" in say("--episodes", 0)
     assert "--seed" in say("--seed", -1)
     assert "--seed" in say("--seed", 2**31)
+    for seconds in (-1.0, float("nan"), float("inf")):
+        assert f"--from {seconds} cannot be" in say("--from", seconds)
+    for seconds in (9, 1e308):
+        assert "the game ends after 8.3 seconds" in say("--from", seconds, "--epsilon", 1, "--seed", 16)
+    assert "films one game" in say("--output", tmp_path / "x.gif", "--gif", "--from", 0, "--episodes", 2)
     assert "must end in .mp4" in say("--output", tmp_path / "film.avi")
     assert "must end in .gif" in say("--gif")
     assert "is not there" in say("--output", tmp_path / "nowhere" / "x.mp4")
@@ -239,17 +394,28 @@ def test_closing_the_window_stops_the_film(model: Path, tmp_path: Path, monkeypa
     config = video.FilmConfig(model, show=True)
     window, game = Window("a test"), FilmedGame("breakout")
     pygame.event.post(pygame.Event(pygame.QUIT))
+    play = video.play_game(config, load_network(model), game, StopSignal(), 0)
     with pytest.raises(KeyboardInterrupt), filming(tmp_path / "x.mp4") as film:
-        video.film_game(config, load_network(model), game, 0, film, window, StopSignal())
+        video.film_game(config, game, play, film, window, 0.0)
     assert film.frames == 2  # the window opened with the first
     assert os.listdir(tmp_path) == []
     window.close()
     game.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_film_leaves_nothing(model: Path, tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, str(SCRIPT), "--state-dict", str(model), "--epsilon", "1", "--episodes", "1000"]
+@pytest.mark.parametrize(
+    ("number", "flags"),
+    [
+        (signal.SIGINT, ("--plain", "--episodes", "1000")),
+        (signal.SIGTERM, ("--plain", "--episodes", "1000")),
+        (signal.SIGINT, ("--gif", "--episodes", "1000")),  # while it looks for the best moments
+        (signal.SIGINT, ("--gif",)),  # while it films them
+    ],
+)
+def test_interrupted_film_leaves_nothing(
+    model: Path, tmp_path: Path, number: signal.Signals, flags: tuple[str, ...]
+) -> None:
+    command = [sys.executable, "-u", str(SCRIPT), "--state-dict", str(model), "--epsilon", "1", *flags]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -258,9 +424,9 @@ def test_interrupted_film_leaves_nothing(model: Path, tmp_path: Path, number: si
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
     )
-    while not any(path.stat().st_size for path in tmp_path.iterdir()):  # until the encoder writes
-        time.sleep(0.05)
-        assert process.poll() is None
+    assert process.stdout
+    assert process.stdout.readline().startswith("game 1, ")
+    assert os.listdir(tmp_path)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
