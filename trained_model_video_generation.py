@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import tyro
 
 from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
 from machine.files import check_output

@@ -13,7 +13,7 @@ import numpy as np
 
 from atari import FRAMES_PER_SECOND, FRAMES_PER_STEP
 from machine import files
-from machine.exits import UsageError
+from machine.exits import RunError, UsageError
 from machine.files import check_output, replacing
 
 GIF_FRAMES_PER_SECOND = FRAMES_PER_SECOND // FRAMES_PER_STEP
@@ -45,7 +45,7 @@ class Film:
         )
 
     def add(self, picture: np.ndarray) -> None:
-        """Append a picture (height, width, 3) uint8; raises `UsageError` when the disk is full."""
+        """Append a picture (height, width, 3) uint8; raises `RunError` when the disk is full."""
         try:
             self._writer.append_data(picture)
         except OSError:
@@ -56,9 +56,9 @@ class Film:
         self._writer.close()
 
     def check(self) -> None:
-        """Raise `UsageError` unless the file holds every picture."""
+        """Raise `RunError` unless the file holds every picture."""
         if self.frames == 0:
-            raise UsageError(f"nothing was shown, so {self.path} was not written")
+            raise RunError(f"nothing was shown, so {self.path} was not written")
         try:
             found, _ = imageio_ffmpeg.count_frames_and_secs(str(self._temporary))
         except RuntimeError:
@@ -66,9 +66,9 @@ class Film:
         if found != self.frames:
             raise self._failed()
 
-    def _failed(self) -> UsageError:
+    def _failed(self) -> RunError:
         free = f"{shutil.disk_usage(self.path.parent).free >> 20:,} MiB are free there"
-        return UsageError(f"{self.path} could not be written whole, so nothing was: {free}; make room, or go elsewhere")
+        return RunError(f"{self.path} could not be written whole, so nothing was: {free}; make room, or go elsewhere")
 
 
 @contextmanager

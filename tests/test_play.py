@@ -61,7 +61,7 @@ class NotedGame(FilmedGame):
 
     def __init__(self) -> None:
         super().__init__("breakout")
-        self.seeds: list[int | None] = []
+        self.seeds: list[int | np.ndarray | None] = []
         self.actions: list[int] = []
 
     def reset(self, seed: int | np.ndarray | None = None) -> np.ndarray:
@@ -209,7 +209,7 @@ def test_a_person_alone_as_a_user_starts_it(tmp_path: Path) -> None:
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+    assert process.returncode == 128 + signal.SIGINT, errors
     assert "NOOP, FIRE, RIGHT, LEFT" in lines[-1]
     assert all(any(word in line for line in lines) for word in ("pause", "faster", "take over", "screenshot", "quit"))
     assert out == f"mine.mp4: {frames_in(tmp_path / 'mine.mp4')} frames\n"

@@ -250,7 +250,11 @@ def edit(**changes: object) -> Callable[[Path], object]:
 
 
 def remove(*names: str) -> Callable[[Path], object]:
-    return lambda run: [os.unlink(run / name) for name in names]
+    def attack(run: Path) -> None:
+        for name in names:
+            (run / name).unlink()
+
+    return attack
 
 
 def write(name: str, text: str) -> Callable[[Path], object]:
