@@ -1,8 +1,10 @@
 """How scripts end, signals that are noted, and devices."""
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,6 +83,67 @@ def test_a_signal_is_noted_and_the_next_one_ends_the_process(
     assert result.returncode == status
     at_once = status > 0 and (arguments[1], arguments[2]) != ("1", "0")
     assert result.stderr == ("\nStopped.\n" if at_once else "")
+
+
+def test_what_the_process_was_started_to_ignore_stays_ignored() -> None:
+    """As behind nohup: the run goes on when its terminal is closed."""
+    command = [sys.executable, "-c", SIGNALLED, "SIGHUP", "2", "1"]
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, **ignoring)  # type: ignore[call-overload]
+    assert (result.returncode, result.stdout.split(), result.stderr) == (0, ["False", "False"], "")
+
+
+# Writes the lines to both, and then, as its very last act, a file: what became of it says whether the script went on.
+PRINTING = """
+import os, sys
+from machine.exits import exit_with
+def main():
+    for number in range(3):
+        print("line", number)
+        print("error line", number, file=sys.stderr)
+    with open(sys.argv[1], "w") as file:
+        file.write(str(file.fileno()))
+exit_with(main, needs_output=sys.argv[2] == "needs")
+"""
+
+
+@pytest.mark.parametrize(
+    ("redirection", "needs", "status", "said", "went_on"),
+    [
+        ("| true", "needs", 141, "", False),
+        ("2>&1 | true", "needs", 141, "", False),
+        ("> /dev/full", "needs", 1, "error: standard output cannot be written: No space left on device", False),
+        (">&- 2>&-", "needs", 0, "", True),
+        ("2>&1 | true", "does not", 0, "", True),
+        ("> /dev/full", "does not", 0, "", True),
+        ("> /dev/full 2> /dev/full", "does not", 0, "", True),
+        (">&- 2>&- <&-", "does not", 0, "", True),
+    ],
+)
+def test_output_that_is_closed_or_broken_ends_a_script_that_needs_it_and_no_other(
+    tmp_path: Path, redirection: str, needs: str, status: int, said: str, went_on: bool
+) -> None:
+    (tmp_path / "script.py").write_text(PRINTING)
+    quiet = redirection if "2>" in redirection else f"2> {tmp_path}/errors {redirection}"
+    line = f"{sys.executable} {tmp_path}/script.py {tmp_path}/end '{needs}' {quiet}; exit ${{PIPESTATUS[0]}}"
+    command = ["bash", "-c", line.replace("| true", "| (exec <&-; sleep 0.3)")]
+    result = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == status
+    assert result.stdout + result.stderr == ""
+    if (tmp_path / "errors").exists():
+        errors = (tmp_path / "errors").read_text().splitlines()
+        assert [line for line in errors if not line.startswith("error line")] == [said] * bool(said)
+    assert (tmp_path / "end").exists() == went_on
+    if went_on:  # and no file of the script was opened as standard output or error
+        assert int((tmp_path / "end").read_text()) > 2
+
+
+def test_messages_stand_in_a_redirected_output_at_once() -> None:
+    program = "import os; from machine.exits import exit_with; exit_with(lambda: (print('said'), os._exit(0)))"
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.stdout == "said\n"
 
 
 SCRIPTS = ("q_agent_train.py", "evaluate.py", "play.py", "trained_model_video_generation.py", "figures.py")
