@@ -1,5 +1,8 @@
-# make train: set up and train; make test: set up and test. PYTHON=python3.12 chooses the interpreter.
+# make setup: .venv with the requirements; make train, make test: the same, then the default run, or the tests.
+# PYTHON=python3.12 chooses the interpreter.
 PYTHON ?= python3
+
+setup: .venv/installed
 
 train: .venv/installed
 	.venv/bin/python q_agent_train.py
@@ -17,4 +20,5 @@ lint: .venv/installed
 	.venv/bin/pip install -q -r requirements.txt
 	touch $@
 
-.PHONY: train test lint
+
+.PHONY: setup train test lint

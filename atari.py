@@ -66,7 +66,7 @@ class PaperScores:
 
 def game_key(game: str) -> str:
     """What is common to all names of a game: ms_pacman, Ms. Pac-Man, ALE/MsPacman-v5 and MsPacmanNoFrameskip-v4."""
-    bare = re.sub(r"(NoFrameskip|Deterministic)?(-v\d+)?$", "", game.strip().removeprefix("ALE/"))
+    bare = re.sub(r"^ALE/|(NoFrameskip|Deterministic)?(-v\d+)?$", "", game.strip(), flags=re.IGNORECASE)
     return re.sub(r"[^0-9a-z]", "", bare.lower())
 
 

@@ -39,7 +39,7 @@ class ReplayMemory:
     Row t of environment e holds the frame o_t, and once the step is done the action, the clipped reward and whether
     it was terminal. `age` counts how many frames of the same game lie before it, up to 3: what is older is zeros.
     Frames live on `device` (for MPS on the host, see `frames_device`), everything else on the host.
-    TransitionTable.lua is the paper's; see the README for where this one differs.
+    TransitionTable.lua is the paper's; docs/differences.md says where this one differs.
     """
 
     def __init__(self, size: int, num_envs: int, device: torch.device | str = "cpu"):

@@ -1,0 +1,52 @@
+"""The line that a training shows: what is in it, and how long it says is left."""
+
+from collections.abc import Callable
+
+import pytest
+
+from machine.progress import Progress
+
+Show = Callable[[float, int, int], str]
+
+
+@pytest.fixture
+def show(monkeypatch: pytest.MonkeyPatch) -> Show:
+    """Show a run of 10,000 steps or 100 games that learns from step 1,000 on, at a second; returns the line's text."""
+    clock = [0.0]
+    monkeypatch.setattr("machine.progress.time.monotonic", lambda: clock[0])
+    progress = Progress(0, 0, learning_begins=1_000, steps_limit=10_000, games_limit=100)
+
+    def at(second: float, steps: int, games: int) -> str:
+        clock[0] = second
+        progress.show(steps, games, [3.0] * games, 0.5)
+        return f"{progress._bar.n}%, {progress._bar.desc}"
+
+    return at
+
+
+def test_before_the_first_game_there_is_no_mean(show: Show) -> None:
+    line = "2%, game 0, epsilon 0.500, step 200, 100 steps/s, 0:00:08 until learning begins"
+    assert show(2, 200, 0) == line
+    assert show(4, 400, 1).startswith("4%, game 1, mean of last 1: 3.0, epsilon 0.500, step 400, ")
+
+
+def test_the_time_left_follows_the_phase(show: Show) -> None:
+    """Random play is 15 times as fast as learning: its rate says when learning begins, and nothing of the end."""
+    assert show(9, 900, 1).endswith("100 steps/s, 0:00:01 until learning begins")
+    assert show(11, 1_010, 1).endswith("measuring its speed")
+    assert show(21, 1_110, 1).endswith("10 steps/s, 0:14:49 left to --steps 10,000")
+
+
+def test_it_names_the_limit_that_ends_the_run(show: Show) -> None:
+    show(1, 1_000, 0)
+    assert show(11, 1_100, 20).endswith("0:00:40 left to --games 100")
+    assert show(21, 9_100, 21).endswith("left to --steps 10,000")
+    assert show(31, 10_000, 22).startswith("100%, ")
+
+
+def test_a_time_beyond_all_bounds_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress = Progress(0, 0, learning_begins=1, steps_limit=10**15, games_limit=10**15)
+    progress.show(1, 0, [], 1.0)
+    monkeypatch.setattr("machine.progress.time.monotonic", lambda: 1e6)
+    progress.show(2, 0, [], 1.0)
+    progress.close()
