@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.utils.benchmark
 import tyro
+from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -48,7 +49,7 @@ class BenchmarkConfig:
     what: tyro.conf.Positional[Literal["compare", "parts", "scaling"]] = "compare"
     """compare: beside Stable-Baselines3's DQN. parts: where the time goes. scaling: environments and memory sizes."""
     rounds: Count = 5
-    """Rounds of the comparison; in each, every program is measured once, in a process of its own."""
+    """Rounds of the comparison, in each every program once, in a process of its own; with scaling, of each point."""
     seconds: Positive = 20.0
     """Seconds of each measurement, after the warm-up."""
     warm_up_seconds: Annotated[float, Bounds(0)] = 5.0
@@ -238,34 +239,44 @@ def measure_sampling(size: int) -> tuple[float, float]:
     return sum(array.nbytes for array in arrays) / size, milliseconds
 
 
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "minimum": min(values), "maximum": max(values)}
+
+
 def scaling(config: BenchmarkConfig) -> dict[str, Any]:
     """Steps/s against the number of environments; bytes and sampling time against the memory's size."""
-    result: dict[str, Any] = {"environments": [], "memory": []}
-    print(f"{'environments':>14} {'agent steps/s':>14}")
+    result: dict[str, Any] = {"rounds": config.rounds, "environments": [], "memory": []}
+    print(f"{'environments':>14} {'agent steps/s':>14} {'minimum':>9} {'maximum':>9}")
     for count in ENVIRONMENTS:
-        result["environments"].append((count, _alone(measure_ours, replace(config, num_envs=count))))
-        print(f"{count:14} {result['environments'][-1][1]:14.1f}")
-    print(f"{'memory':>14} {'bytes each':>14} {'ms for 256':>14}")
+        row = _spread([_alone(measure_ours, replace(config, num_envs=count)) for _ in range(config.rounds)])
+        result["environments"].append({"environments": count, **row})
+        print(f"{count:14} {row['median']:14.1f} {row['minimum']:9.1f} {row['maximum']:9.1f}")
+    print(f"{'memory':>14} {'ms for 256':>14} {'minimum':>9} {'maximum':>9} {'bytes each':>14}")
     for size in MEMORY_SIZES:
-        result["memory"].append((size, *measure_sampling(size)))
-        print(f"{size:14,} {result['memory'][-1][1]:14.1f} {result['memory'][-1][2]:14.2f}")
+        sizes, times = zip(*(measure_sampling(size) for _ in range(config.rounds)), strict=True)
+        row = _spread(list(times))
+        result["memory"].append({"transitions": size, **row, "bytes_each": sizes[0]})
+        print(f"{size:14,} {row['median']:14.2f} {row['minimum']:9.2f} {row['maximum']:9.2f} {sizes[0]:14.1f}")
     if config.figure:
-        _draw(config.figure, result)
+        _draw(result).savefig(config.figure, dpi=110)
     return result
 
 
-def _draw(path: Path, result: dict[str, Any]) -> None:
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    left.plot(*zip(*result["environments"], strict=True), "o-", color="#0072B2")
-    left.set(xscale="log", xlabel="environments", ylabel="agent steps per second")
-    left.set_xticks(ENVIRONMENTS, map(str, ENVIRONMENTS))
-    right.plot([row[0] for row in result["memory"]], [row[2] for row in result["memory"]], "o-", color="#D55E00")
-    right.set(xscale="log", xlabel="transitions in the memory", ylabel="ms to sample 256")
-    for panel in (left, right):
-        panel.set_ylim(0, 1.1 * panel.dataLim.ymax)
-    figure.savefig(path, dpi=110)
+def _draw(result: dict[str, Any]) -> Figure:
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    figure.suptitle(f"median, minimum and maximum; measurements of each point: {result['rounds']}", fontsize=11)
+    left, right = figure.subplots(1, 2)
+    for panel, part, color in ((left, "environments", "#0072B2"), (right, "memory", "#D55E00")):
+        rows = [list(row.values())[:4] for row in result[part]]  # where, then the spread
+        places, medians, low, high = np.array(rows).T
+        panel.errorbar(places, medians, yerr=[medians - low, high - medians], fmt="o-", capsize=4, color=color)
+        panel.set_xscale("log")
+        panel.set_xticks(places, [f"{place:,.0f}" for place in places])
+        panel.minorticks_off()
+        panel.set_ylim(0, 1.1 * high.max())
+    left.set(title="Speed of training", xlabel="environments side by side", ylabel="agent steps per second")
+    right.set(title="Time to sample 256 transitions", xlabel="transitions in the memory", ylabel="milliseconds")
+    return figure
 
 
 def hardware(device: torch.device) -> str:

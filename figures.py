@@ -28,6 +28,7 @@ STYLE: Any = {
     "legend.edgecolor": "none",
     "legend.fontsize": 10.5,
     "figure.dpi": 110,
+    "text.parse_math": False,  # names of files and games may hold dollar signs
     "svg.hashsalt": "figures",  # the same data, the same bytes
 }
 
@@ -86,7 +87,7 @@ class Curves(Command):
 
 @dataclass
 class Scores(Command):
-    """Normalised scores beside the paper's, a group of bars per row, best first (paper, Fig. 3)."""
+    """Normalised scores beside the paper's, a group of bars per game, best first (paper, Fig. 3)."""
 
     table: tyro.conf.Positional[Path]
     """What evaluate.py --csv wrote: a CSV file with the columns game and mean."""

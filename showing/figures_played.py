@@ -12,6 +12,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
+from matplotlib.ticker import Formatter
+from matplotlib.transforms import Transform
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
 from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE
 
@@ -48,13 +52,14 @@ class Watched:
 
     def __init__(self, state_dict: Path, seed: int):
         self.network = load_network(state_dict)
+        self._path = state_dict
         self.seed = seed
         self._filmed = open_game(state_dict, self.network)
         self.game = self._filmed.rom
         self._player = EpsilonGreedyPlayer(self.network, epsilon=EPSILON, seed=seed)
 
     def play(self, game: int = 0) -> Iterator[Sight]:
-        """Play one game, game after game from other seeds, a `Sight` per agent step."""
+        """Play one game, game after game from other seeds, a `Sight` per agent step; raises `UsageError`."""
         screen = b""
 
         def act(states: np.ndarray) -> np.ndarray:
@@ -65,6 +70,8 @@ class Watched:
 
         for moment in play_games(act, self._filmed, seed=(self.seed + game) % MAX_EMULATOR_SEED):
             value = float(self._player.q_values.max())
+            if not math.isfinite(value):
+                raise UsageError(f"{self._path} is broken: its Q-values are not finite numbers")
             yield Sight(moment.states[0], value, screen, bool(moment.step.terminals[0]))
 
     def states_for_map(self, number: int) -> list[Sight]:
@@ -86,11 +93,13 @@ class Watched:
 def embed(features: np.ndarray, seed: int) -> np.ndarray:
     """The t-SNE of features (count, size): points (count, 2) float64, a function of both arguments."""
     tsne = TSNE(perplexity=PERPLEXITY, init="pca", random_state=seed)
-    return np.asarray(tsne.fit_transform(features), np.float64)
+    # The map does not depend on the features' unit; of some, squares overflow or are 0, and scikit-learn crashes.
+    return np.asarray(tsne.fit_transform(features / np.abs(features).max()), np.float64)
 
 
 def spread_points(points: np.ndarray, number: int, seed: int) -> np.ndarray:
     """Indices (number,) of points (count, 2) that stand for all parts of the map: those nearest to k-means' centres."""
+    number = min(number, len(np.unique(points, axis=0)))  # more centres there cannot be
     centres = KMeans(number, n_init=4, random_state=seed).fit(points).cluster_centers_
     return np.array([((points - centre) ** 2).sum(axis=1).argmin() for centre in centres])
 
@@ -99,7 +108,7 @@ def draw_embedding(player: Watched, number: int) -> Figure:
     """The map of `number` states, coloured by value, with screens; raises `UsageError` where there is none."""
     sights = player.states_for_map(number)
     features = player.features(sights)
-    if not features.std(axis=0).any():
+    if not np.ptp(features, axis=0).any():
         raise UsageError("the last hidden layer is the same in every state: there is no map of this network to draw")
     points = embed(features, player.seed)
     figure = Figure(figsize=(10.5, 8.4), layout="constrained")
@@ -117,14 +126,16 @@ def draw_embedding(player: Watched, number: int) -> Figure:
     bar.ax.locator_params(nbins=6)
     digits = _digits(np.array(values))
     chosen = spread_points(points, SCREENS_ON_MAP, player.seed)
-    chosen = chosen[np.argsort(points[chosen, 0])]
-    for column, side in ((0, chosen[:rows]), (2, chosen[rows:])):
-        for row, index in enumerate(side[np.argsort(-points[side, 1])]):
-            thumb = figure.add_subplot(grid[row, column])
-            _show_screen(thumb, sights[index], f"value {sights[index].value:.{digits}f}")
-            corner = (1, 0.5) if column == 0 else (0, 0.5)
-            _connect(thumb, corner, panel, points[index])
-            panel.plot(*points[index], "o", markersize=8, markerfacecolor="none", markeredgecolor="black")
+    # Where connectors begin, in fractions of the map; those that are shortest together do not cross each other.
+    corners = [(column, 1 - (row + 0.5) / rows) for column in (0, 1) for row in range(rows)]
+    panel.autoscale_view()
+    places, order = linear_sum_assignment(cdist(corners, panel.transLimits.transform(points[chosen])))
+    for place, index in zip(places, chosen[order], strict=True):
+        column, row = divmod(place, rows)
+        thumb = figure.add_subplot(grid[row, 2 * column])
+        _show_screen(thumb, sights[index], f"value {_number(values[index], digits)}")
+        _connect(thumb, (1 - column, 0.5), tuple(points[index]), panel.transData)
+        panel.plot(*points[index], "o", markersize=8, markerfacecolor="none", markeredgecolor="black")
     return figure
 
 
@@ -150,23 +161,29 @@ def draw_value(player: Watched) -> Figure:
     values = np.array([sight.value for sight in sights])
     lost_lives = [step for step, sight in enumerate(sights) if sight.life_lost]
     chosen = turning_points(values, SCREENS_ON_CURVE)
+    if not len(chosen):  # the value is always the same
+        chosen = np.unique(np.linspace(0, len(values) - 1, SCREENS_ON_CURVE + 2).astype(int)[1:-1])
     digits = _digits(values)
     figure = Figure(figsize=(10.5, 6.2), layout="constrained")
     note = " (dotted: a life is lost)" if lost_lives else ""
     figure.suptitle(f"{display_name(player.game)}: value along one game{note}")
-    grid = figure.add_gridspec(2, max(len(chosen), 1), height_ratios=[1, 1.3])
-    panel = figure.add_subplot(grid[1, :])
+    grid = figure.add_gridspec(3, len(chosen), height_ratios=[1, 0.15, 1.3])
+    panel = figure.add_subplot(grid[2, :])
     panel.plot(values, color=BLUE, linewidth=1.3)
     for step in lost_lives:
         panel.axvline(step, color=GREY, linestyle=":", linewidth=1.3, zorder=0)
     panel.plot(chosen, values[chosen], "o", markersize=8, markerfacecolor="none", markeredgecolor="black")
+    panel.margins(x=0.01, y=0.12)
+    low, high = panel.get_ylim()
+    # From above to the point, straight down: a line that meets the curve there and nowhere else.
+    panel.vlines(chosen, values[chosen], high, color="black", linewidth=0.7, alpha=0.6)
+    panel.set_ylim(low, high)
     for place, step in enumerate(chosen):
         thumb = figure.add_subplot(grid[0, place])
-        _show_screen(thumb, sights[step], f"step {step:,}: {values[step]:.{digits}f}")
-        _connect(thumb, (0.5, 0), panel, np.array([step, values[step]]))
+        _show_screen(thumb, sights[step], f"step {step:,}: {_number(values[step], digits)}")
+        _connect(thumb, (0.5, 0), (step, 1), panel.get_xaxis_transform())
     rate = FRAMES_PER_SECOND // FRAMES_PER_STEP
     panel.set(xlabel=f"agent steps ({rate} per second of play)", ylabel="value (max Q)")
-    panel.margins(x=0.01, y=0.12)
     panel.spines["top"].set_visible(False)
     return figure
 
@@ -177,14 +194,17 @@ def _digits(values: np.ndarray) -> int:
     return min(6, max(0, 1 - math.floor(math.log10(spread)))) if spread > 0 else 3
 
 
+def _number(value: float, digits: int) -> str:
+    return Formatter.fix_minus(f"{value:z.{digits}f}" if abs(value) < 1e6 else f"{value:.4g}")
+
+
 def _show_screen(thumb: Axes, sight: Sight, title: str) -> None:
     thumb.imshow(sight.screen)
     thumb.set_title(title, fontsize=11)
     thumb.set(xticks=[], yticks=[])
 
 
-def _connect(thumb: Axes, corner: tuple[float, float], panel: Axes, point: np.ndarray) -> None:
-    line = ConnectionPatch(
-        corner, tuple(point), "axes fraction", "data", axesA=thumb, axesB=panel, linewidth=0.7, alpha=0.6
-    )
+def _connect(thumb: Axes, corner: tuple[float, float], point: tuple[float, float], transform: Transform) -> None:
+    # Below the axes, so that a line does not hide the map's marks.
+    line = ConnectionPatch(corner, point, thumb.transAxes, transform, linewidth=0.7, alpha=0.6, zorder=-1)
     thumb.figure.add_artist(line)

@@ -5,12 +5,14 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.patches import Patch
+from matplotlib.ticker import EngFormatter, Formatter
 
 from atari import FRAMES_PER_STEP, game_key, paper_scores
 from machine.exits import UsageError
@@ -18,6 +20,9 @@ from machine.tables import number_in, read_rows
 
 RUNNING_MEAN_GAMES = 100
 CURVE_POINTS = 500  # of a mean across runs; more cannot be seen
+LARGEST = 1e12  # of the numbers that are drawn: no score or agent step is as large, and axes end not far above
+MOST_ROWS = 1_000  # of a table of scores; Matplotlib ends at 65,536 pixels
+NAME_CHARACTERS = 36  # of a long name are drawn, its last
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, VERMILLION, ORANGE, GREY = "#0072B2", "#D55E00", "#E69F00", "#8C8C8C"
 
@@ -46,6 +51,8 @@ def read_run(path: Path) -> RunCurves:
         raise UsageError(f"{path} is not a folder; name the folder of a run, such as runs/...")
     try:
         game = str(json.loads((path / "config.json").read_text())["game"])
+        if "/" in game_key(game) or not game.isprintable():  # the picture's file is called by it
+            raise ValueError(game)
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path} is not the folder of a run: it has no sound config.json") from None
     games = _read_numbers(path / "games.csv", "agent_step", "score")
@@ -62,11 +69,27 @@ def read_run(path: Path) -> RunCurves:
 def _read_numbers(path: Path, *columns: str) -> np.ndarray:
     """Columns of a table of a run, (rows, columns) float64; NaN where the mean max Q of before learning is empty."""
 
-    def parse(_line: int, row: dict[str, str]) -> list[float]:
+    def parse(line: int, row: dict[str, str]) -> list[float]:
         empty = "mean_max_q"  # the one column that may be
-        return [math.nan if (name, row[name]) == (empty, "") else number_in(row, name) for name in columns]
+        return [math.nan if (name, row[name]) == (empty, "") else _number(path, line, row, name) for name in columns]
 
     return np.array(read_rows(path, columns, parse, growing=True)).reshape(-1, len(columns))
+
+
+def _number(path: Path, line: int, row: dict[str, str], column: str) -> float:
+    """The number in a column of a row; raises `ValueError` where it is none, `UsageError` where it cannot be drawn."""
+    value = number_in(row, column)
+    low = 0 if column in ("agent_step", "standard_deviation") else -LARGEST
+    if not low <= value <= LARGEST:
+        raise UsageError(f"{path}, line {line}: {column} is '{row[column]}'; what is drawn is {low:g} to {LARGEST:g}")
+    return value
+
+
+def _drawable(name: str) -> str:
+    """The end of a name, with U+FFFD for each character that the font lacks: Matplotlib warns of those."""
+    known = get_font(findfont(FontProperties())).get_charmap()
+    name = "".join(character if ord(character) in known else "\N{REPLACEMENT CHARACTER}" for character in name)
+    return name if len(name) <= NAME_CHARACTERS else "\N{HORIZONTAL ELLIPSIS}" + name[-NAME_CHARACTERS:]
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -81,6 +104,14 @@ def score_curve(games: Curve) -> Curve:
     """The running mean of 100 games; where several games ended at one agent step, after the last of them."""
     last = np.append(np.diff(games.steps) > 0, True)
     return Curve(games.steps[last], running_mean(games.values, RUNNING_MEAN_GAMES)[last])
+
+
+def running_mean_name(runs: list[RunCurves]) -> str:
+    """What `score_curve` is called: a mean of 100 games only where every run has as many."""
+    numbers = {min(len(run.games.steps), RUNNING_MEAN_GAMES) for run in runs}
+    if numbers == {RUNNING_MEAN_GAMES}:
+        return f"mean of {RUNNING_MEAN_GAMES} games"
+    return f"mean of the games so far ({' to '.join(map(str, sorted({min(numbers), max(numbers)})))})"
 
 
 def across_runs(curves: list[Curve]) -> tuple[Curve, np.ndarray]:
@@ -109,12 +140,12 @@ def draw_curves(runs: list[RunCurves]) -> Figure:
     has_action_values = any(len(run.action_values.steps) for run in runs)
     figure = Figure(figsize=(10.5, 4.6) if has_action_values else (8.2, 4.8), layout="constrained")
     panels = figure.subplots(1, 2 if has_action_values else 1, sharex=True, squeeze=False)[0]
-    name = paper.game if paper else runs[0].game
+    name = paper.game if paper else _drawable(runs[0].game)
     figure.suptitle(name if len(runs) == 1 else f"{name}: mean of {len(runs)} runs and its 95% interval")
     if len(runs) == 1:
         _draw_scores_of_run(panels[0], runs[0])
     else:
-        _draw_across(panels[0], [score_curve(run.games) for run in runs], BLUE, "mean of 100 games")
+        _draw_across(panels[0], [score_curve(run.games) for run in runs], BLUE, running_mean_name(runs))
         _draw_across(panels[0], [run.evaluations for run in runs], VERMILLION, "evaluation", marker="o")
     panels[0].set_ylabel("score per game")
     if has_action_values:
@@ -124,6 +155,7 @@ def draw_curves(runs: list[RunCurves]) -> Figure:
         legend = panel.legend(loc="best")
         for handle in legend.legend_handles:
             handle.set_alpha(1)
+        panel.ticklabel_format(axis="y", style="plain", useOffset=False)  # an offset would stand among the frames
         panel.set_xlabel("agent steps")
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         frames = panel.secondary_xaxis("top", functions=(lambda x: x * FRAMES_PER_STEP, lambda x: x / FRAMES_PER_STEP))
@@ -135,7 +167,7 @@ def draw_curves(runs: list[RunCurves]) -> Figure:
 def _draw_scores_of_run(panel: Axes, run: RunCurves) -> None:
     # As pixels, in the SVG too: a run has tens of thousands of games.
     panel.plot(*run.games, ".", color=GREY, markersize=3, alpha=0.3, rasterized=True, label="one game")
-    panel.plot(*score_curve(run.games), color=BLUE, linewidth=2, label=f"mean of {RUNNING_MEAN_GAMES} games")
+    _draw_across(panel, [score_curve(run.games)], BLUE, running_mean_name([run]))
     if len(run.evaluations.steps):
         label = "evaluation, mean \N{PLUS-MINUS SIGN} standard deviation"
         style = {"fmt": "o-", "color": VERMILLION, "linewidth": 1.5, "markersize": 5, "capsize": 3}
@@ -147,83 +179,98 @@ def _draw_across(panel: Axes, curves: list[Curve], color: str, name: str, marker
     curves = [curve for curve in curves if len(curve.steps)]
     if not curves:
         return
-    label = name if len(curves) == runs else f"{name} (only {len(curves)} of the runs)"
+    label = name if len(curves) == runs else f"{name} ({len(curves)} of {runs} runs)"
     mean, half_width = across_runs(curves) if len(curves) > 1 else (curves[0], None)
+    marker = marker if len(mean.steps) > 1 else "o"  # a line through one point cannot be seen
     panel.plot(*mean, color=color, linewidth=2, marker=marker, markersize=5, label=label)
     if half_width is None:
         return
     for curve in curves:
         panel.plot(*curve, color=color, linewidth=0.6, alpha=0.25, zorder=1)
-    low, high = mean.values - half_width, mean.values + half_width
-    band = panel.fill_between(mean.steps, low, high, color=color, alpha=0.2, lw=0)
     # The interval of a few runs can be far wider than the runs lie apart: the axis follows the runs.
-    band.remove()
-    panel.relim()
-    panel.add_collection(band, autolim=False)
+    limits = panel.dataLim.frozen()
+    low, high = mean.values - half_width, mean.values + half_width
+    panel.fill_between(mean.steps, low, high, color=color, alpha=0.2, linewidth=0 if len(mean.steps) > 1 else 2)
+    panel.dataLim.set(limits)
 
 
 @dataclass
 class Bars:
-    """The bars of one row of a table of scores: normalised scores in percent."""
+    """The bars of one game in a table of scores: normalised scores in percent."""
 
-    label: str
-    measured: float
+    game: str
+    measured: list[tuple[str, float]]  # each row's network, or line, and its score; best first
     dqn: float
     best_linear: float
 
 
 def read_bars(path: Path) -> tuple[list[Bars], list[str]]:
-    """The bars of a table that evaluate.py wrote, best first, and the games that the paper does not list.
+    """The bars of a table that evaluate.py wrote, best game first, and the games that the paper does not list.
 
-    Every row has its bars; where a game has several rows, the label names the file or the line. Raises `UsageError`.
+    Every row has its bar, which bears the end of its network's path, or the line. Raises `UsageError`.
     """
     columns = ("game", "mean")
 
     def parse(line: int, row: dict[str, str]) -> tuple[str, str, float]:
-        return Path(row.get("state_dict") or f"line {line}").name, row["game"], number_in(row, "mean")
+        network = Path(row.get("state_dict") or f"line {line}")
+        return "/".join(network.parts[-2:]), row["game"], _number(path, line, row, "mean")
 
     rows = read_rows(path, columns, parse)
-    keys = [game_key(game) for _, game, _ in rows]
-    bars, left_out = [], []
-    for name, game, mean in rows:
-        paper = paper_scores(game)
-        if paper is None:
-            left_out.append(game)
-            continue
-        label = paper.game if keys.count(game_key(game)) == 1 else f"{paper.game} ({name})"
-        bars.append(Bars(label, *map(paper.normalised, (mean, paper.dqn_nature, paper.best_linear))))
-    if not bars:
+    if len(rows) > MOST_ROWS:
+        raise UsageError(f"{path} has {len(rows):,} rows; at most {MOST_ROWS:,} can be drawn")
+    left_out = [game for _, game, _ in rows if paper_scores(game) is None]
+    known = [(name, paper, paper.normalised(mean)) for name, game, mean in rows if (paper := paper_scores(game))]
+    if not known:
         raise UsageError(f"{path} has no score of any of the paper's 49 games; fill it with evaluate.py --csv {path}")
-    return sorted(bars, key=lambda bar: -bar.measured), left_out
+    games: dict[str, Bars] = {}
+    for name, paper, score in sorted(known, key=lambda row: -row[2]):
+        of_paper = map(paper.normalised, (paper.dqn_nature, paper.best_linear))
+        games.setdefault(paper.game, Bars(paper.game, [], *of_paper)).measured.append((name, score))
+    return list(games.values()), left_out
 
 
-def draw_scores(bars: list[Bars]) -> Figure:
+def draw_scores(games: list[Bars]) -> Figure:
     """Normalised scores beside the paper's DQN and the best linear learner (paper, Fig. 3), in the given order."""
-    figure = Figure(figsize=(9, 1.9 + 0.62 * len(bars)), layout="constrained")
+    gap = 0.8  # between games; a bar takes 1
+    figure = Figure(figsize=(9, 2 + 0.17 * sum(len(game.measured) + 2 + gap for game in games)), layout="constrained")
     panel = figure.subplots()
-    places = np.arange(len(bars))
-    kinds = (
-        ("this project", "measured", BLUE),
-        ("DQN of the paper", "dqn", ORANGE),
-        ("best linear learner", "best_linear", GREY),
-    )
-    for offset, (name, field, color) in enumerate(kinds, start=-1):
-        values = [getattr(bar, field) for bar in bars]
-        drawn = panel.barh(places + 0.27 * offset, values, height=0.25, color=color, label=name)
-        texts = panel.bar_label(drawn, [f"{value:,.0f}%" for value in values], padding=3, fontsize=9.5)
-        for text in texts:
-            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
-    panel.axvline(100, color="black", linestyle="--", linewidth=1, zorder=0)
-    panel.axvline(0, color="black", linewidth=0.8)
-    panel.set_xscale("symlog", linthresh=100, linscale=1.5)  # a few games are at thousands, most below 200
-    ticks = [-1000, -100, 0, 25, 50, 75, 100, 300, 1000, 5000, 20000, 100000]
-    panel.set_xticks(ticks, [f"{tick:,}%" for tick in ticks], fontsize=10)
-    panel.minorticks_off()
-    low, high = panel.dataLim.intervalx
-    panel.set_xlim(min(3 * low, low - 25) if low < 0 else 0, max(high, 100) * 1.6)  # room for the numbers
-    panel.set_yticks(places, [bar.label for bar in bars])
-    panel.set_ylim(len(bars) - 0.4, -0.6)
-    panel.set_xlabel("normalised score: random play 0%, human tester 100% (linear up to 100%)")
+    style: Any = {"va": "center", "fontsize": 9.5, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}
+    middles, place = [], 0.0
+    for game in games:
+        middles.append(place + (len(game.measured) + 1) / 2)
+        ours = [(BLUE, score, _drawable(name) if len(game.measured) > 1 else "") for name, score in game.measured]
+        for color, score, name in (*ours, (ORANGE, game.dqn, ""), (GREY, game.best_linear, "")):
+            panel.barh(place, score, height=0.92, color=color)
+            text = f"{Formatter.fix_minus(f'{score:z,.0f}%')}  {name}".rstrip()
+            # To the right of the bar or of 0: to the left stand the games.
+            panel.annotate(text, (max(score, 0), place), (4, 0), textcoords="offset points", **style)
+            place += 1
+        place += gap
+    _draw_percent_axis(panel)
+    panel.set_yticks(middles, [game.game for game in games])
+    panel.set_ylim(place - 0.1 - gap, -0.9)
     panel.spines["top"].set_visible(False)
-    panel.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
+    kinds = {BLUE: "this project", ORANGE: "DQN of the paper", GREY: "best linear learner"}
+    handles = [Patch(color=color, label=kind) for color, kind in kinds.items()]
+    figure.legend(handles=handles, loc="outside upper right", ncols=3)
     return figure
+
+
+def _draw_percent_axis(panel: Axes) -> None:
+    """The axis of normalised scores, which says where it changes from linear to logarithmic."""
+    low, high = panel.dataLim.intervalx
+    low, high = min(1.2 * low, low - 5) if low < 0 else 0, max(high, 100) * 1.6  # room for the numbers
+    panel.set_xscale("symlog", linthresh=100, linscale=1.5)  # a few games are at thousands, most below 200
+    ticks = [0, 25, 50, 75, 100, 300, 1000, 5000, 20000, 100000] if max(high, -low) < 3e5 else [0, 100, 1e6, 1e12]
+    ticks += [-tick for tick in ticks if tick >= 100 and tick != 300]
+    panel.set_xticks(ticks, [Formatter.fix_minus(f"{tick:,.0f}%") for tick in ticks], fontsize=10)
+    panel.minorticks_off()
+    panel.set_xlim(low, high)
+    panel.axvline(0, color="black", linewidth=0.8)
+    style: Any = {"transform": panel.get_xaxis_transform(), "va": "bottom", "fontsize": 9.5}
+    for change, left in ((-100, "logarithmic"), (100, "linear")):
+        if low < change:
+            panel.axvline(change, color="black", linestyle="--", linewidth=1, zorder=0)
+            panel.text(change, 1, f"{left} \N{LEFTWARDS ARROW} ", ha="right", **style)
+    panel.text(100, 1, " \N{RIGHTWARDS ARROW} logarithmic", ha="left", **style)
+    panel.set_xlabel("normalised score: random play 0%, human tester 100%")

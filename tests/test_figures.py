@@ -4,23 +4,35 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
+import matplotlib as mpl
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, refused, run_script, save_network
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch
+from matplotlib.text import Annotation
 
+import benchmark
 import figures
 from atari import paper_table
+from machine.checkpoint import save_state_dict
 from machine.exits import UsageError
+from model import load_network
 from showing.episodes import EpsilonGreedyPlayer
 from showing.figures_played import (
+    SCREENS_ON_CURVE,
     SCREENS_ON_MAP,
+    Sight,
     Watched,
     draw_embedding,
     draw_value,
@@ -29,6 +41,9 @@ from showing.figures_played import (
     turning_points,
 )
 from showing.figures_tables import (
+    BLUE,
+    GREY,
+    ORANGE,
     Curve,
     across_runs,
     draw_curves,
@@ -43,7 +58,7 @@ from wrappers import FilmedGame
 GAMES_HEADER = "game,agent_step,frames,score,length_steps,epsilon,seconds\n"
 EVALUATIONS_HEADER = "agent_step,mean,standard_deviation,minimum,maximum,mean_max_q\n"
 EVALUATIONS = [(1000, 5.0, 1.0, 0.5), (2000, 7.0, 2.0, 0.75), (3000, 6.0, 1.5, 1.5)]
-DOUBLE_ROWS = "state_dict,game,mean\na.pt,pong,9.3\nb.pt,tetris,100\nc.pt,breakout,16.75\nd.pt,ALE/Pong-v5,-20.7\n"
+DOUBLE_ROWS = "state_dict,game,mean\nd.pt,ALE/Pong-v5,-23.7\nb.pt,tetris,100\nc.pt,breakout,16.75\nr/x/a.pt,pong,9.3\n"
 
 
 def make_run(folder: Path, scores: list[float], *, game: str = "Breakout", evaluations: bool = True) -> Path:
@@ -122,11 +137,39 @@ def test_the_curves_of_one_run_hold_its_files_numbers(tmp_path: Path) -> None:
 def test_the_curves_of_several_runs_are_their_mean(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / str(seed), [float(seed)] * 30) for seed in (1, 2, 6)]
     figure = draw_curves([read_run(run) for run in runs])
-    np.testing.assert_allclose(lines_of(figure, 0)["mean of 100 games"][:, 1], 3)
+    np.testing.assert_allclose(lines_of(figure, 0)["mean of the games so far (30)"][:, 1], 3)
     np.testing.assert_allclose(lines_of(figure, 0)["evaluation"], [row[:2] for row in EVALUATIONS])
     interval = figure.axes[0].collections[0].get_datalim(figure.axes[0].transData)
     half_width = 4.302653 * np.std([1, 2, 6], ddof=1) / np.sqrt(3)
     np.testing.assert_allclose([interval.y0, interval.y1], [3 - half_width, 3 + half_width], rtol=1e-6)
+    low, high = figure.axes[0].get_ylim()  # the runs have scores from 1 to 7
+    assert 0.5 < low < 1
+    assert 7 < high < 7.5
+
+
+@pytest.mark.parametrize(
+    ("numbers", "name"),
+    [
+        ([1], "mean of the games so far (1)"),
+        ([99], "mean of the games so far (99)"),
+        ([100], "mean of 100 games"),
+        ([250, 100], "mean of 100 games"),
+        ([30, 30], "mean of the games so far (30)"),
+        ([250, 57, 30], "mean of the games so far (30 to 100)"),
+    ],
+)
+def test_the_running_mean_is_called_by_its_number_of_games(tmp_path: Path, numbers: list[int], name: str) -> None:
+    runs = [make_run(tmp_path / str(i), [1.0] * number, evaluations=False) for i, number in enumerate(numbers)]
+    names = lines_of(draw_curves([read_run(run) for run in runs]), 0)
+    assert [label for label in names if label.startswith("mean")] == [name]
+
+
+def test_what_is_one_point_can_be_seen(tmp_path: Path) -> None:
+    runs = [read_run(make_run(tmp_path / name, [score], evaluations=False)) for name, score in (("a", 1.0), ("b", 2.0))]
+    for drawn in (runs[:1], runs):
+        (line,) = (line for line in draw_curves(drawn).axes[0].get_lines() if str(line.get_label()).startswith("mean"))
+        assert line.get_marker() == "o"
+    assert np.max(draw_curves(runs).axes[0].collections[0].get_linewidth()) > 0  # its interval has no area
 
 
 def test_curves_are_written_without_torch_or_scikit_learn(tmp_path: Path) -> None:
@@ -143,7 +186,7 @@ def test_a_run_without_evaluations_has_its_scores_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [1.0, 2.0], evaluations=False)
     figure = draw_curves([read_run(run)])
     assert len(figure.axes) == 1
-    assert set(lines_of(figure, 0)) == {"one game", "mean of 100 games"}
+    assert set(lines_of(figure, 0)) == {"one game", "mean of the games so far (2)"}
 
 
 def test_an_evaluation_before_learning_has_no_action_value(tmp_path: Path) -> None:
@@ -178,29 +221,66 @@ def test_a_hundred_thousand_games_are_drawn_within_10_seconds(tmp_path: Path) ->
 def test_bars_are_the_papers_percentages_best_first(tmp_path: Path) -> None:
     table = tmp_path / "scores.csv"
     table.write_text("game,mean\n" + "".join(f"{row.game},{row.dqn_nature}\n" for row in paper_table().values()))
-    bars, left_out = read_bars(table)
+    games, left_out = read_bars(table)
     assert left_out == []
-    assert len(bars) == 49
-    assert [bar.label for bar in bars[:4]] == ["VideoPinball", "Boxing", "Breakout", "StarGunner"]
-    assert [bar.label for bar in bars[-2:]] == ["PrivateEye", "MontezumaRevenge"]
-    assert all(bar.measured == bar.dqn for bar in bars)
-    breakout = bars[2]
-    assert (int(breakout.measured), int(breakout.best_linear)) == (1327, 11)
+    assert len(games) == 49
+    assert [game.game for game in games[:4]] == ["VideoPinball", "Boxing", "Breakout", "StarGunner"]
+    assert [game.game for game in games[-2:]] == ["PrivateEye", "MontezumaRevenge"]
+    assert all(game.measured[0][1] == game.dqn for game in games)
+    breakout = games[2]
+    assert (int(breakout.dqn), int(breakout.best_linear)) == (1327, 11)
 
 
-def test_bars_are_drawn_from_top_to_bottom_with_every_row_of_a_game(tmp_path: Path) -> None:
+def bars_of(panel: Axes) -> list[tuple[float, float, object]]:
+    """Place, normalised score and colour of the bars of a panel, from above."""
+    bars = [bar for container in panel.containers for bar in container]
+    colors = {matplotlib.colors.to_rgba(color): color for color in (BLUE, ORANGE, GREY)}
+    return [(bar.get_y() + bar.get_height() / 2, bar.get_width(), colors[bar.get_facecolor()]) for bar in bars]
+
+
+def test_the_rows_of_a_game_stand_together_and_the_papers_bars_once(tmp_path: Path) -> None:
     table = tmp_path / "scores.csv"
     table.write_text(DOUBLE_ROWS)
-    bars, left_out = read_bars(table)
+    games, left_out = read_bars(table)
     assert left_out == ["tetris"]
-    assert [bar.label for bar in bars] == ["Pong (a.pt)", "Breakout", "Pong (d.pt)"]
-    panel = draw_scores(bars).axes[0]
-    widths = [patch.get_width() for patch in panel.containers[0]]
-    np.testing.assert_allclose(widths, [100, 50, 0], atol=1e-9)
-    assert panel.containers[0].get_label() == "this project"
-    names = {tick.get_text(): place for tick, place in zip(panel.get_yticklabels(), panel.get_yticks(), strict=True)}
-    assert names == {"Pong (a.pt)": 0, "Breakout": 1, "Pong (d.pt)": 2}
+    assert [game.game for game in games] == ["Pong", "Breakout"]
+    assert [name for name, _ in games[0].measured] == ["x/a.pt", "d.pt"]
+    panel = draw_scores(games).axes[0]
+    places, scores, colors = zip(*bars_of(panel), strict=True)
+    assert colors == (BLUE, BLUE, ORANGE, GREY, BLUE, ORANGE, GREY)
+    np.testing.assert_allclose(scores[:2] + scores[4:5], [100, -300 / 30, 50], rtol=1e-3)
     assert panel.yaxis_inverted()
+    assert (np.diff(places) >= panel.patches[0].get_height()).all()  # type: ignore[attr-defined]
+    names = {tick.get_text(): place for tick, place in zip(panel.get_yticklabels(), panel.get_yticks(), strict=True)}
+    np.testing.assert_allclose([names["Pong"], names["Breakout"]], [np.mean(places[:4]), np.mean(places[4:])])
+    texts = [text.get_text() for text in panel.texts]
+    assert all(text.xy[0] >= 0 for text in panel.texts if isinstance(text, Annotation))  # to the left are names
+    expected = ["100%  x/a.pt", "\N{MINUS SIGN}10%  d.pt", "132%", "6%", "50%", "1,327%", "12%"]
+    assert texts[: len(expected)] == expected
+
+
+@pytest.mark.parametrize(("mean", "changes"), [(9.3, [100]), (-20.8, [100]), (-90.0, [-100, 100])])
+def test_the_axis_says_where_it_changes_to_logarithmic(tmp_path: Path, mean: float, changes: list[float]) -> None:
+    table = tmp_path / "scores.csv"
+    table.write_text(f"game,mean\npong,{mean}\n")
+    figure = draw_scores(read_bars(table)[0])
+    figure.draw_without_rendering()
+    panel = figure.axes[0]
+    said = {text.get_text().strip(" \N{LEFTWARDS ARROW}\N{RIGHTWARDS ARROW}"): text for text in panel.texts[3:]}
+    assert set(said) == {"linear", "logarithmic"}
+    assert sorted({text.get_position()[0] for text in panel.texts[3:]}) == changes
+    place = panel.transData.transform((100, 0))[0]
+    assert said["linear"].get_window_extent().x1 <= place <= said["logarithmic"].get_window_extent().x0
+    width = np.diff(panel.transData.transform([(x, 0) for x in (0, 50, 100, 1000, 10_000)])[:, 0])
+    np.testing.assert_allclose([width[0], width[2]], [width[1], width[3]])
+    ticks = [tick.get_text() for tick in panel.get_xticklabels()]
+    assert "\N{MINUS SIGN}100%" in ticks
+    assert not [text for text in ticks if "-" in text]
+
+
+def test_a_score_just_below_random_play_is_0_percent(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("game,mean\npong,-20.71\n")
+    assert draw_scores(read_bars(tmp_path / "scores.csv")[0]).axes[0].texts[0].get_text() == "0%"
 
 
 def test_scores_command_names_what_it_leaves_out(tmp_path: Path) -> None:
@@ -241,6 +321,92 @@ def test_bad_runs_are_one_clear_line(tmp_path: Path, error: Callable[..., str]) 
     assert not list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.parametrize("value", ["1e308", "-1e308", "1.1e12"])
+def test_numbers_too_large_to_draw_are_one_clear_line(tmp_path: Path, error: Callable[..., str], value: str) -> None:
+    (tmp_path / "scores.csv").write_text(f"game,mean\npong,1\npong,{value}\n")
+    assert f"scores.csv, line 3: mean is '{value}'" in error("scores", "scores.csv")
+    for name, header, column in (
+        ("games.csv", GAMES_HEADER, "score"),
+        ("games.csv", GAMES_HEADER, "agent_step"),
+        ("evaluations.csv", EVALUATIONS_HEADER, "mean"),
+        ("evaluations.csv", EVALUATIONS_HEADER, "standard_deviation"),
+        ("evaluations.csv", EVALUATIONS_HEADER, "mean_max_q"),
+    ):
+        run = make_run(tmp_path / f"{name}-{column}", [1.0, 2.0])
+        row = ",".join(value if column == at else "1" for at in header.strip().split(","))
+        (run / name).write_text(f"{header}{row}\n")  # the last line too, which may be unfinished in other ways
+        assert f"{name}, line 2: {column} is '{value}'" in error(run)
+
+
+def test_a_negative_deviation_is_one_clear_line(tmp_path: Path, error: Callable[..., str]) -> None:
+    run = make_run(tmp_path / "run", [1.0, 2.0])
+    (run / "evaluations.csv").write_text(EVALUATIONS_HEADER + "1000,1,-1,0,2,0.5\n")
+    assert "evaluations.csv, line 2: standard_deviation is '-1'" in error(run)
+
+
+@pytest.mark.parametrize("game", ["../x", "\ud800", "a\nb"])
+def test_a_game_that_no_file_can_be_called_by_is_one_clear_line(
+    tmp_path: Path, error: Callable[..., str], game: str
+) -> None:
+    assert "no sound config.json" in error(make_run(tmp_path / "run", [1.0], game=game))
+
+
+def in_silence(draw: Callable[[], Figure]) -> None:
+    """Draw a figure in the style of figures.py, but for its files; a warning is an error."""
+    with warnings.catch_warnings(), mpl.rc_context(figures.STYLE):
+        warnings.simplefilter("error")
+        draw().draw_without_rendering()
+
+
+NAMES = [
+    "$x_{$",
+    "\\alpha$\\frac{$",
+    "\N{KATAKANA LETTER GE}\N{LATIN SMALL LETTER E WITH ACUTE}",
+    "x" * 300,
+    "\x01",
+    "",
+]
+
+
+def test_any_name_is_drawn(tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    table.write_text("state_dict,game,mean\n" + "".join(f"{name}.pt,pong,1\n" for name in NAMES))
+    in_silence(lambda: draw_scores(read_bars(table)[0]))
+    for number, name in enumerate(name for name in NAMES if name.isprintable()):
+        run = read_run(make_run(tmp_path / str(number), [1.0, 2.0], game=name))
+        in_silence(lambda run=run: draw_curves([run]))  # type: ignore[misc]
+
+
+def test_names_with_dollar_signs_are_drawn_from_the_command_line(tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    table.write_text("state_dict,game,mean\n$x_{$.pt,pong,1\n$x_{$.pt,pong,1\n")
+    result = run_script("figures.py", "scores", str(table), "--output", str(tmp_path / "pictures"))
+    assert (result.returncode, result.stderr) == (0, "")
+    check_pictures(tmp_path / "pictures")
+
+
+@pytest.mark.parametrize("scores", [["1e12", "-1e12", "1"], ["1e-308", "-1e-308", "5e-324"], ["0"] * 3, ["1"]])
+def test_any_numbers_are_drawn(tmp_path: Path, scores: list[str]) -> None:
+    table = tmp_path / "scores.csv"
+    for rows in (scores, scores[:1]):
+        table.write_text("game,mean\n" + "".join(f"pong,{score}\n" for score in rows))
+        in_silence(lambda: draw_scores(read_bars(table)[0]))
+    folder = make_run(tmp_path / "run", [])
+    for steps in ((0, 0, 0), (100, 200, 10**12)):
+        rows = [f"1,{step},4,{score},1,1,1\n" for step, score in zip(steps, scores, strict=False)]
+        (folder / "games.csv").write_text(GAMES_HEADER + "".join(rows))
+        rows = [f"{step},{score},{score.strip('-')},0,1,{score}\n" for step, score in zip(steps, scores, strict=False)]
+        (folder / "evaluations.csv").write_text(EVALUATIONS_HEADER + "".join(rows))
+        for runs in (1, 2):
+            in_silence(lambda runs=runs: draw_curves([read_run(folder)] * runs))  # type: ignore[misc]
+
+
+def test_large_scores_do_not_write_into_the_axis_of_frames(tmp_path: Path) -> None:
+    figure = draw_curves([read_run(make_run(tmp_path / "run", [1e6, 3e6]))])
+    figure.draw_without_rendering()
+    assert not figure.axes[0].yaxis.get_offset_text().get_text()
+
+
 def test_runs_without_a_common_stretch_are_one_clear_line(tmp_path: Path) -> None:
     runs = [read_run(make_run(tmp_path / name, [1.0], evaluations=False)) for name in "ab"]
     runs[1].games.steps[:] += 5
@@ -259,6 +425,8 @@ def test_bad_tables_and_outputs_are_one_clear_line(tmp_path: Path, error: Callab
         table.write_text(content)
         assert expected in error("scores", table)
     assert "cannot be read" in error("scores", "missing.csv")
+    table.write_text("game,mean\n" + "pong,1\n" * 1001)
+    assert "scores.csv has 1,001 rows; at most 1,000" in error("scores", table)
     table.write_text("game,mean\npong,1\n")
     assert "cannot be written" in error("scores", table, "--output", table / "pictures")
     assert list(tmp_path.iterdir()) == [table]
@@ -281,6 +449,15 @@ def test_bad_networks_are_one_clear_line(tmp_path: Path, state_dict: Path, error
     assert "--states 5 cannot be" in error("embedding", "--state-dict", state_dict, "--states", "5")
 
 
+def test_a_network_without_numbers_is_one_clear_line(tmp_path: Path, error: Callable[..., str]) -> None:
+    path = save_network(tmp_path / "model.pt")
+    network = load_network(path)
+    torch.nn.init.constant_(network.values.weight, torch.nan)
+    save_state_dict(network.state_dict(), path)
+    for command in ("value", "embedding"):
+        assert "model.pt is broken: its Q-values are not finite" in error(command, "--state-dict", path)
+
+
 def test_turning_points_are_the_corners_of_the_curve() -> None:
     corners, heights = [0, 30, 50, 90, 119], [0.0, 9.0, 2.0, 5.0, 0.0]
     values = np.interp(np.arange(120), corners, heights)
@@ -293,6 +470,9 @@ def test_spread_points_stand_for_every_cluster() -> None:
     centres = np.array([[0, 0], [100, 0], [0, 100], [100, 100]])
     points = np.repeat(centres, 20, axis=0) + np.random.default_rng(0).normal(size=(80, 2))
     assert sorted(spread_points(points, 4, seed=0) // 20) == [0, 1, 2, 3]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert sorted(spread_points(centres[[0, 1, 1, 0, 0]], 4, seed=0)) == [0, 1]
 
 
 def test_what_is_seen_is_the_state_its_screen_and_its_value(tmp_path: Path) -> None:
@@ -325,6 +505,9 @@ def test_the_map_is_a_function_of_the_states_and_the_seed() -> None:
     np.testing.assert_array_equal(points, embed(features, seed=0))
     nearest = np.linalg.norm(points[:, None] - points, axis=2) + np.diag([np.inf] * 100)
     assert ((nearest.argmin(axis=1) < 50) == (np.arange(100) < 50)).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isfinite(embed(features * np.float32(1e30), seed=0)).all()
 
 
 def test_the_map_shows_every_state_in_its_value_and_screens(state_dict: Path) -> None:
@@ -352,6 +535,79 @@ def test_the_value_curve_is_the_game_that_was_played(state_dict: Path) -> None:
     assert len(lives) == 5
 
 
+class Scripted(Watched):
+    """A player whose states have given values, and in the last hidden layer the given features (count, size)."""
+
+    def __init__(self, values: np.ndarray, features: np.ndarray | None = None):
+        self.game, self.seed = "breakout", 0
+        self.values, self.given = values, features
+
+    def play(self, game: int = 0) -> Iterator[Sight]:
+        screen = zlib.compress(bytes(210 * 160 * 3))
+        yield from (Sight(np.zeros((4, 84, 84), np.uint8), float(value), screen, False) for value in self.values)
+
+    def features(self, sights: list[Sight]) -> np.ndarray:
+        assert self.given is not None
+        return self.given[: len(sights)]
+
+
+def connectors(figure: Figure) -> np.ndarray:
+    """The lines from the screens, (count, 2 ends, 2) float64 in pixels."""
+    figure.draw_without_rendering()
+    lines = [artist for artist in figure.artists if isinstance(artist, ConnectionPatch)]
+    return np.array([line.get_transform().transform(np.asarray(line.get_path().vertices)[[0, -1]]) for line in lines])
+
+
+WALK = np.random.default_rng(0).normal(size=300).cumsum()
+
+
+@pytest.mark.parametrize("values", [WALK, -WALK, np.exp(WALK), np.full(300, -0.5), np.array([1.0, 2.0])])
+def test_connectors_meet_the_value_curve_at_their_points_alone(values: np.ndarray) -> None:
+    figure = draw_value(Scripted(values))
+    panel = figure.axes[0]
+    (points,) = (np.asarray(line.get_xydata()) for line in panel.get_lines() if line.get_marker() == "o")
+    assert len(points) == (SCREENS_ON_CURVE if len(values) > 2 else 1)
+    top = panel.get_ylim()[1]
+    assert top > values.max()
+    drops = np.array(panel.collections[0].get_segments())  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(drops[:, 0], points)
+    np.testing.assert_array_equal(drops[:, 1], [(step, top) for step, _ in points])
+    lines = connectors(figure)
+    np.testing.assert_allclose(lines[:, 1], panel.transData.transform(drops[:, 1]))
+    assert (lines[:, 0, 1] > lines[:, 1, 1] + 10).all()  # from above the curve's panel
+    assert (np.diff(lines[:, :, 0], axis=0) > 0).all()  # and in the points' order: they do not cross each other
+
+
+def test_titles_of_screens_have_real_minus_signs() -> None:
+    titles = [axes.get_title() for axes in draw_value(Scripted(-np.abs(WALK) - 1)).axes if axes.images]
+    assert all("\N{MINUS SIGN}" in title and "-" not in title for title in titles)
+    titles = [axes.get_title() for axes in draw_value(Scripted(WALK * 1e35)).axes if axes.images]
+    assert max(map(len, titles)) < 25
+
+
+def test_a_hidden_layer_that_is_always_the_same_has_no_map() -> None:
+    with pytest.raises(UsageError, match="the same in every state"):
+        draw_embedding(Scripted(np.arange(400.0), np.full((100, 8), 0.1, np.float32)), 100)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_connectors_on_the_map_do_not_cross(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.random.default_rng(seed).uniform(size=(100, 2))
+    monkeypatch.setattr("showing.figures_played.embed", lambda features, seed: points)
+    figure = draw_embedding(Scripted(np.arange(400.0), points), 100)
+    lines = connectors(figure)
+    assert len(lines) == SCREENS_ON_MAP
+    assert all(artist.zorder < figure.axes[0].zorder for artist in figure.artists)  # the marks stand on them
+
+    def side(line: np.ndarray, point: np.ndarray) -> float:
+        (x, y), (from_x, from_y) = line[1] - line[0], point - line[0]
+        return float(np.sign(x * from_y - y * from_x))
+
+    for number, a in enumerate(lines):
+        for b in lines[:number]:
+            assert side(a, b[0]) == side(a, b[1]) or side(b, a[0]) == side(b, a[1])
+
+
 def test_embedding_and_value_work_from_the_command_line(
     state_dict: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,3 +622,31 @@ def test_help_names_every_kind_of_picture() -> None:
     result = run_script("figures.py", "--help", COLUMNS="200")
     assert result.returncode == 0
     assert all(command in result.stdout for command in ("curves", "scores", "embedding", "value", "figures.py RUN ..."))
+
+
+def test_the_scaling_figure_has_titles_and_the_spread_of_its_measurements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates, times = iter([100.0, 90.0, 130.0, 200.0, 210.0, 180.0]), iter([0.5, 0.7, 0.4])
+    monkeypatch.setattr(benchmark, "ENVIRONMENTS", (1, 32))
+    monkeypatch.setattr(benchmark, "MEMORY_SIZES", (10_000,))
+    monkeypatch.setattr(benchmark, "_alone", lambda measure, config: next(rates))
+    monkeypatch.setattr(benchmark, "measure_sampling", lambda size: (7063.5, next(times)))
+    result = benchmark.scaling(benchmark.BenchmarkConfig("scaling", rounds=3, figure=tmp_path / "scaling.png"))
+    assert (tmp_path / "scaling.png").stat().st_size
+    assert result["environments"] == [
+        {"environments": 1, "median": 100.0, "minimum": 90.0, "maximum": 130.0},
+        {"environments": 32, "median": 200.0, "minimum": 180.0, "maximum": 210.0},
+    ]
+    memory = {"transitions": 10_000, "median": 0.5, "minimum": 0.4, "maximum": 0.7, "bytes_each": 7063.5}
+    assert result["memory"] == [memory]
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert printed[1:3] == [["1", "100.0", "90.0", "130.0"], ["32", "200.0", "180.0", "210.0"]]
+    assert printed[4] == ["10,000", "0.50", "0.40", "0.70", "7063.5"]
+    figure = benchmark._draw(result)
+    left, right = figure.axes
+    assert all(panel.get_title() and panel.get_xlabel() and panel.get_ylabel() for panel in (left, right))
+    assert "3" in figure.get_suptitle()
+    spreads = left.containers[0].lines[2][0].get_segments()  # type: ignore[attr-defined]
+    np.testing.assert_allclose(spreads, [[(1, 90), (1, 130)], [(32, 180), (32, 210)]])
+    assert [tick.get_text() for tick in right.get_xticklabels()] == ["10,000"]
