@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from atari import FRAME_SIZE, HISTORY_FRAMES, Step
 from machine.devices import choose_device, keep_freed_memory
-from machine.files import PNG, Kind, check_output, write_text
+from machine.files import PNG, Kind, check_output, replacing, write_text
 from machine.flags import Bounds, Count, Positive, check_bounds, parse
 from model import QNetwork
 from q_agent_train import set_up, step
@@ -38,7 +38,7 @@ EPSILON = 0.1  # for both: where a run spends most of its time
 MINIBATCH = 32  # transitions per update, as in the paper
 WARM_UP_STEPS = 1_000  # agent steps of random play, then as many seconds as --warm-up-seconds of learning, untimed
 MEMORY_SIZES = (10_000, 100_000, 1_000_000)
-RESULT = Kind("a benchmark's result", rb'\{\s*"(ours|environments)"|\[\s*\{\s*"part"')
+RESULT = Kind("a benchmark's result", rb'\{\s*"(ours|rounds|environments)"|\[\s*\{\s*"part"')
 ENVIRONMENTS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -258,7 +258,8 @@ def scaling(config: BenchmarkConfig) -> dict[str, Any]:
         result["memory"].append({"transitions": size, **row, "bytes_each": sizes[0]})
         print(f"{size:14,} {row['median']:14.2f} {row['minimum']:9.2f} {row['maximum']:9.2f} {sizes[0]:14.1f}")
     if config.figure:
-        _draw(result).savefig(config.figure, dpi=110)
+        with replacing(config.figure) as temporary:
+            _draw(result).savefig(temporary, format="png", dpi=110)
     return result
 
 
