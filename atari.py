@@ -66,7 +66,9 @@ class PaperScores:
 
 def game_key(game: str) -> str:
     """What is common to all names of a game: ms_pacman, Ms. Pac-Man, ALE/MsPacman-v5 and MsPacmanNoFrameskip-v4."""
-    bare = re.sub(r"^ALE/|(NoFrameskip|Deterministic)?(-v\d+)?$", "", game.strip(), flags=re.IGNORECASE)
+    bare = re.sub(
+        r"^ALE/|[\s_-]*(NoFrameskip|Deterministic)?([\s_-]*v\d+)?$|'s\b", "", game.strip(), flags=re.IGNORECASE
+    )
     return re.sub(r"[^0-9a-z]", "", bare.lower())
 
 

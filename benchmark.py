@@ -31,7 +31,7 @@ from machine.flags import Bounds, Count, Positive, check_bounds, parse
 from model import QNetwork
 from q_agent_train import set_up, step
 from replay_memory import ReplayMemory
-from training import Hyperparameters, Training
+from training import MAX_ENVS, Hyperparameters, Training
 
 GAME = "Breakout"
 EPSILON = 0.1  # for both: where a run spends most of its time
@@ -54,7 +54,7 @@ class BenchmarkConfig:
     """Seconds of each measurement, after the warm-up."""
     warm_up_seconds: Annotated[float, Bounds(0)] = 5.0
     """Seconds of learning before each measurement."""
-    num_envs: Count = 32
+    num_envs: Annotated[int, Bounds(1, MAX_ENVS)] = 32
     """Games that this project plays side by side."""
     replay_size: Count = 48_000
     """Transitions in the replay memory of every program that is compared."""

@@ -74,7 +74,6 @@ def evaluate(path: Path, network: QNetwork, config: EvaluationConfig) -> dict[st
     """Evaluate the network of a file; returns its row, `COLUMNS` to values, None where the paper has none."""
     limit_frames = round(config.minutes * FRAMES_PER_MINUTE)
     with closing(AtariGames(rom_name(network.game), config.games, max_frames_per_game=limit_frames)) as games:
-        check_actions(path, network, games)
         player = EpsilonGreedyPlayer(network, epsilon=config.epsilon, seed=config.seed)
         with tqdm(total=config.games, desc=f"{path}: games", leave=False) as bar:
             played = play_protocol(
@@ -109,23 +108,31 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"{text}  {name}".rstrip() for text, name in zip(texts, names, strict=True))
 
 
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the rows whole or not at all; raises `RunError`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    try:
+        write_text(path, text.getvalue())
+    except OSError as error:
+        raise RunError(f"--csv {path} cannot be written: {error.strerror}") from None
+
+
 def main() -> None:
     config = parse(EvaluationConfig)
     config.check()
     networks = [load_network(path) for path in config.state_dict]  # all of them before the first is played
+    for path, network in zip(config.state_dict, networks, strict=True):
+        with closing(AtariGames(rom_name(network.game), 1)) as game:
+            check_actions(path, network, game)
     rows = [evaluate(path, network, config) for path, network in zip(config.state_dict, networks, strict=True)]
+    if config.csv:
+        write_csv(config.csv, rows)
     print(table(rows))
     if any(row["cut"] for row in rows):
         print(f"cut: games that were still going on at {config.minutes:g} minutes; they count with the score so far")
-    if config.csv:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        try:
-            write_text(config.csv, text.getvalue())
-        except OSError as error:
-            raise RunError(f"--csv {config.csv} cannot be written: {error.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from machine.exits import RunError, UsageError, exit_with  # isort: skip  # firs
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +128,7 @@ class Value(Played):
 
 
 KINDS: tuple[type[Command], ...] = (Curves, Scores, Embedding, Value)
-COMMANDS: dict[str, Callable[..., Command]] = {kind.__name__.lower(): kind for kind in KINDS}
+COMMANDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in KINDS}
 
 
 def output_paths(output: str, name: str) -> list[Path]:
@@ -166,10 +165,10 @@ def save(figure: Figure, paths: list[Path]) -> None:
 
 def main() -> None:
     arguments = sys.argv[1:]
-    if arguments and arguments[0] not in (*COMMANDS, "-h", "--help"):
+    if not arguments or arguments[0] not in (*COMMANDS, "-h", "--help"):
         arguments.insert(0, "curves")
     about = "Draw the paper's figures, as PNG and SVG. figures.py RUN ... is short for figures.py curves RUN ..."
-    with clear_errors(*KINDS):
+    with clear_errors(*(kind for name, kind in COMMANDS.items() if name == arguments[0])):
         command = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, description=about)
     check_bounds(command)
     paths = output_paths(command.output, command.load())

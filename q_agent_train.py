@@ -71,12 +71,15 @@ class Config(Hyperparameters):
 
     def __post_init__(self) -> None:
         take_numbers_as_meant(self)
+        self.run_dir = None if self.run_dir is None else Path(self.run_dir)  # a notebook may give its name
 
-    def check(self) -> None:
-        super().check()
+    def check_new(self) -> None:
+        """Raise `UsageError` for a new run that would never learn, or lose transitions before it does."""
+        warm_up = f"--replay-start-size {self.replay_start_size}"
+        if self.replay_start_size > self.replay_size:
+            raise UsageError(f"{warm_up} is more than --replay-size {self.replay_size} holds; choose at most that")
         if self.replay_start_size >= self.steps:
-            begin = f"--replay-start-size {self.replay_start_size}"
-            raise UsageError(f"nothing would be learned: {begin} is not below --steps {self.steps}")
+            raise UsageError(f"nothing would be learned: {warm_up} is not below --steps {self.steps}")
 
     def as_json(self) -> dict[str, Any]:
         """The config as config.json holds it; the folder it stands in is its run_dir."""
@@ -149,8 +152,9 @@ def prepare(config: Config) -> tuple[torch.device, Path]:
     run_dir = Path(config.run_dir or new_dir)
     if saved:
         check_continuation(saved, config)
-        check_config(run_dir, saved.as_json(), MAY_CHANGE)
     config.check_memory(device)
+    if not saved:
+        config.check_new()
     set_up_torch(config.deterministic)
     return device, run_dir
 
@@ -159,7 +163,10 @@ def config_of_run(run_dir: Path) -> Config | None:
     """The config that a run folder was made with; None for a new one. Raises `UsageError` where it is neither."""
     check_is_run_or_new(run_dir)
     values = read_config(run_dir, Config().as_json())
-    return None if values is None else Config(**values, run_dir=run_dir)
+    if values is None:
+        return None
+    check_config(run_dir, values, MAY_CHANGE)
+    return Config(**values, run_dir=run_dir)
 
 
 def check_continuation(saved: Config, config: Config) -> None:
@@ -185,7 +192,8 @@ class Run:
         self.best_mean = -math.inf
         self.seconds_before = 0.0  # spent on this run by processes before this one
         self.last_saved = "nothing yet"
-        self._command = f"python q_agent_train.py --run-dir {shlex.quote(str(folder.path))}"
+        self._folder_typed = shlex.quote(f"./{folder.path}" if str(folder.path).startswith("-") else str(folder.path))
+        self._command = f"python q_agent_train.py --run-dir {self._folder_typed}"
         self._began = self._checkpoint_written = time.monotonic()
         self._steps_recorded = 0
         self._progress: Progress | None = None
@@ -224,9 +232,9 @@ class Run:
     def _restore(self) -> bool:
         """Take over the newest sound checkpoint and play its tape; False when there is nothing to do."""
         checkpoint, fault = self.folder.checkpoints.load()
+        what = f"the checkpoint in {self.folder.path}"
         if odd := misfit(checkpoint, {**OLD_FORMAT, "training": self.training.state_dict()}):
-            what = f"the checkpoint in {self.folder.path} is not what this version reads ({odd})"
-            raise RunError(f"{what}; use the version that wrote it")
+            raise RunError(f"{what} is not what this version reads ({odd}); use the version that wrote it")
         if fault:
             print(f"The newest checkpoint cannot be used ({fault}); going on from the one before it.")
         state = checkpoint["training"]
@@ -234,6 +242,10 @@ class Run:
         if played_all and state["evaluations"] >= self.config.evaluations_until(state["agent_steps"]):
             print(f"{self.folder.path} is finished; a larger --steps or --games goes on with it.")
             return False
+        if not torch.isfinite(state["agent"]["online"]).all():
+            raise RunError(f"{what} holds weights that are no finite numbers: its training failed")
+        if "config" not in checkpoint:
+            print(f"{what} is an older version's: nothing tells whether config.json is still its own.")
         self.folder.check(checkpoint["lengths"], checkpoint.get("digests", {}))
         if not self._play_tape(checkpoint):
             print(f"Stopped while the tape was playing; nothing was changed. Go on: {self._command}")
@@ -353,12 +365,13 @@ class Run:
 
     def _script(self, name: str, network: str) -> str:
         """The command that runs a script with one of the networks, to be pasted."""
-        return f"python {name}.py --state-dict {shlex.quote(str(self.folder.path / network))}"
+        return f"python {name}.py --state-dict {self._folder_typed}/{network}"
 
     def say_where_things_are(self) -> None:
         """Print where everything is, and the commands that come next."""
         training, path, config = self.training, self.folder.path, self.config
-        how = "Stopped" if self.stop else "Finished"
+        steps_reached = training.agent_steps >= config.steps
+        how = "Finished" if steps_reached or training.games_finished >= config.games else "Stopped"
         best = "best.pt" if (path / "best.pt").exists() else "model.pt"
         print(f"{how} after {training.games_finished:,} games and {training.agent_steps:,} agent steps.")
         if best == "best.pt":
@@ -367,10 +380,9 @@ class Run:
         print(f"  scores           {path}/games.csv")
         print(f"  film it          {self._script('trained_model_video_generation', best)}")
         print(f"  score it         {self._script('evaluate', best)}")
-        print(f"  draw its curves  python figures.py {shlex.quote(str(path))}")
-        steps_ended_it = training.agent_steps >= config.steps
-        longer = f" --steps {2 * config.steps}" if steps_ended_it else f" --games {2 * config.games}"
-        print(f"  go on            {self._command}{'' if self.stop else longer}")
+        print(f"  draw its curves  python figures.py {self._folder_typed}")
+        longer = f" --steps {2 * config.steps}" if steps_reached else f" --games {2 * config.games}"
+        print(f"  go on            {self._command}{longer if how == 'Finished' else ''}")
 
 
 def main() -> None:

@@ -54,8 +54,9 @@ class FilmConfig:
 
     def check(self) -> None:
         check_bounds(self)
-        if self.from_seconds is not None and not Bounds(0).hold(self.from_seconds):
-            raise UsageError(f"--from {self.from_seconds} cannot be: it must be {Bounds(0)}")
+        bounds = Bounds(0, 60 * MINUTES, with_high=False)  # as long as a game may last
+        if self.from_seconds is not None and not bounds.hold(self.from_seconds):
+            raise UsageError(f"--from {self.from_seconds} cannot be: it must be {bounds}")
         if self.gif and self.from_seconds is not None and self.episodes > 1:
             raise UsageError("--gif --from films one game: leave --episodes out, and choose the game by --seed")
         suffix = ".gif" if self.gif else ".mp4"

@@ -98,11 +98,8 @@ class Hyperparameters:
             raise UsageError(f"--epsilon-end {self.epsilon_end} lies above --epsilon-start {self.epsilon_start}")
 
     def check_memory(self, device: torch.device) -> None:
-        """Raise `UsageError` unless memory and minibatches fit on a device, and the warm-up into the memory."""
+        """Raise `UsageError` unless the replay memory and the minibatches fit on a device."""
         check_size(self.replay_size, self.num_envs, device)
-        if self.replay_start_size > self.replay_size:
-            more = f"--replay-start-size {self.replay_start_size} is more than --replay-size {self.replay_size} holds"
-            raise UsageError(f"{more}; choose at most that")
         updates = -(-self.num_envs // self.update_frequency)  # of one vector step: their minibatches are drawn at once
         gigabytes = (updates * BYTES_DRAWN + BYTES_LEARNING) * self.minibatch_size / 1e9
         free = available_bytes(device) / 1e9 - self.replay_size * BYTES_PER_TRANSITION / 1e9

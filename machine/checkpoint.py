@@ -91,7 +91,7 @@ class CheckpointFile:
         self._newest_is_sound = True
 
     def exists(self) -> bool:
-        return self.newest.exists() or self.previous.exists()
+        return os.path.lexists(self.newest) or os.path.lexists(self.previous)
 
     def save(self, state: dict[str, Any]) -> None:
         """Write `state` as the newest checkpoint and keep the one before it; raises `OSError`.

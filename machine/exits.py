@@ -21,8 +21,8 @@ class RunError(Exception):
 class StopSignal:
     """Notes Ctrl-C, SIGTERM and a closed terminal while its block runs, so that a long work ends at a good place.
 
-    True once one came. A second one raises KeyboardInterrupt there and then, unless `patient`. What the process was
-    started to ignore (nohup: SIGHUP) stays ignored. Python notes signals in the main thread alone.
+    True once one came. A second one raises KeyboardInterrupt there and then, unless `patient`. A SIGHUP that is
+    ignored from the start (nohup) stays so. Python notes signals in the main thread alone.
     """
 
     came: ClassVar[int | None] = None
@@ -37,10 +37,11 @@ class StopSignal:
         return self._noted
 
     def __enter__(self) -> Self:
-        self._before = {}
+        self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            heeded = [number for number in self.NUMBERS if signal.getsignal(number) != signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._note) for number in heeded}
+            for number in self.NUMBERS:
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
@@ -64,6 +65,8 @@ class _Output:
     def __init__(self, stream: TextIO | None, *, needed: bool):
         self._stream: Any = stream or open(os.devnull, "w")  # None: it was closed before the start
         self._needed = needed
+        if hasattr(self._stream, "reconfigure"):
+            self._stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -124,7 +127,7 @@ def _status_of(main: Callable[[], None]) -> int:
     except KeyboardInterrupt as error:  # in a hook its traceback would keep emulators alive, which ale-py reports
         return _stopped(error)
     except (UsageError, RunError) as error:
-        _say(f"error: {error}")
+        _say(f"error: {' '.join(str(error).splitlines())}")
         return 2 if isinstance(error, UsageError) else 1
     except _OutputClosedError:
         return 128 + signal.SIGPIPE

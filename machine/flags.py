@@ -56,26 +56,26 @@ def check_bounds(config: Any) -> None:
 
     A command line gives the right types; a notebook or a file may not.
     """
+    take_numbers_as_meant(config)
     for name, hint in get_type_hints(type(config), include_extras=True).items():
         value, (kind, *marks) = getattr(config, name), get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
-        if kind in _NAMES and type(value) not in (kind, *_AS_GOOD.get(kind, ())):
+        if kind in _NAMES and type(value) is not kind:
             raise UsageError(f"{flag(name)} {value!r:.50} cannot be: it must be {_NAMES[kind]}")
         for bounds in marks:
             if isinstance(bounds, Bounds) and not bounds.hold(value):
                 raise UsageError(f"{flag(name)} {value} cannot be: it must be {bounds}")
 
 
-_AS_GOOD = {float: (int,)}
 _NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 
 
 def take_numbers_as_meant(config: Any) -> None:
     """Let 1 stand for 1.0, 1e6 for 1_000_000 and NumPy's numbers for Python's, as a notebook may give them."""
-    for field in dataclasses.fields(config):
-        kind, value = type(field.default), getattr(config, field.name)
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
         if kind in (int, float) and is_number and kind(value) == value:
-            setattr(config, field.name, kind(value))
+            setattr(config, name, kind(value))
 
 
 def parse(kind: type[Config], *, default: Config | None = None, groups: Mapping[str, Sequence[str]] = {}) -> Config:
@@ -115,7 +115,7 @@ def clear_errors(*kinds: type[Any]) -> Iterator[None]:
 
     kinds: the config dataclasses whose flags may be meant by a misspelt one.
     """
-    flags = sorted({flag(field.name) for kind in kinds for field in dataclasses.fields(kind)} | {"--help"})
+    flags = sorted({flag(field.name) for kind in kinds for field in dataclasses.fields(kind)})
     with _REGISTRY, _errors.on_parse_error(lambda error: _refuse(error, flags)):
         yield
 

@@ -50,14 +50,13 @@ class Progress:
         self._bar.close()
 
     def _time_left(self) -> str:
+        """How long to the limit that comes first; while the play is random, to the first update."""
         (began, *first), (now, *last) = self._marks[0], self._marks[-1]
-        limits = (
-            {"until learning begins": self._learning_begins}
-            if last[0] < self._learning_begins
-            else {f"left to {name} {limit:,}": limit for name, limit in self._limits.items()}
-        )
-        ways = [way for way in zip(limits.items(), last, first, strict=False) if way[1] > way[2]]
-        seconds = [((now - began) * (limit - at) / (at - before), what) for (what, limit), at, before in ways]
+        goals = {f"left to {name} {limit:,}": limit for name, limit in self._limits.items()}
+        if last[0] < self._learning_begins:  # the rate of random play says nothing of what comes then
+            goals = {"until learning begins": self._learning_begins, **dict([*goals.items()][1:])}
+        ways = zip(goals.items(), last, first, strict=True)
+        seconds = [((now - began) * (goal - at) / (at - was), what) for (what, goal), at, was in ways if at > was]
         if not seconds:
             return "measuring its speed"
         least, what = min(seconds)

@@ -12,6 +12,7 @@ from typing import Any, Self, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
+from atari import game_key
 from machine.checkpoint import CheckpointFile
 from machine.exits import UsageError
 from machine.files import write_text
@@ -37,7 +38,7 @@ class RunFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / "lock", "w")
+            self._lock = open(path / "lock", "a")
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}; choose another --run-dir") from None
         try:
@@ -73,9 +74,9 @@ class RunFolder:
 
         Curves that were lost are no reason not to go on; they are said. digests: those of older versions are empty.
         """
-        for name, length in lengths.items():
+        for name, length in (dict.fromkeys(COLUMNS, 1) | lengths).items():
             file = self.path / name
-            size = file.stat().st_size if file.exists() else -1
+            size = file.stat().st_size if file.is_file() else -1
             if name not in COLUMNS and size < length:
                 print(f"{file} is lost or cut; its curves go on in a new file.")
             elif size < length:
@@ -87,13 +88,13 @@ class RunFolder:
         """Cut the growing files back to these lengths, behind `check`, and open them for more."""
         (self.path / "state_dicts").mkdir(exist_ok=True)
         for file in self._growing_files():
-            if file.name not in lengths:
-                file.unlink()
-            elif file.stat().st_size > lengths[file.name]:
-                os.truncate(file, lengths[file.name])
+            if file.name not in (*COLUMNS, *lengths):
+                file.unlink()  # curves of after the checkpoint
+            elif file.stat().st_size > lengths.get(file.name, 0):
+                os.truncate(file, lengths.get(file.name, 0))
         for name, columns in COLUMNS.items():
             self._tables[name] = open(self.path / name, "a", newline="")
-            if name not in lengths:
+            if not lengths:
                 append_row(self._tables[name], columns)
         self._events = SummaryWriter(str(self.path))
 
@@ -130,7 +131,7 @@ class RunFolder:
             self._excepthook(arguments)
 
     def _growing_files(self) -> list[Path]:
-        return sorted(file for name in (*COLUMNS, EVENTS) for file in self.path.glob(name))
+        return sorted(file for name in (*COLUMNS, EVENTS) for file in self.path.glob(name) if file.is_file())
 
 
 def _digest(file: Path, length: int | None = None) -> str:
@@ -144,6 +145,8 @@ def check_is_run_or_new(path: Path) -> None:
     for name in WRITTEN:
         if os.path.isdir(path / name):
             raise UsageError(f"{path / name} is a folder, and a run writes a file there; move it, or take another")
+    if os.path.lexists(path / "state_dicts") and not os.path.isdir(path / "state_dicts"):
+        raise UsageError(f"{path / 'state_dicts'} is a file, and a run has a folder there; move it, or take another")
     entries = {entry.name for entry in os.scandir(path)}
     if entries & {"checkpoint.pt", "checkpoint.previous.pt"}:
         if "config.json" not in entries:
@@ -174,17 +177,14 @@ def _way_back(path: Path) -> str:
 def check_config(path: Path, config: dict[str, Any], may_change: tuple[str, ...]) -> None:
     """Raise `UsageError` where a run's checkpoint was made with another config than its config.json holds."""
     checkpoints = CheckpointFile(path)
-    if not checkpoints.exists():
-        return
-    saved = checkpoints.load()[0].get("config")
+    saved = checkpoints.load()[0].get("config") if checkpoints.exists() else None
     if saved is None:
-        print(f"The checkpoint in {path} is an older version's: nothing tells whether config.json is still its own.")
-        return
+        return  # a new run, or an older version's checkpoint
     odd = [name for name in saved if name not in may_change and config.get(name) != saved[name]]
+    if "game" in odd and game_key(str(config["game"])) == game_key(saved["game"]):
+        odd.remove("game")
     if odd:
-        there, here = (
-            ", ".join(f'"{name}": {json.dumps(values.get(name))}' for name in odd) for values in (saved, config)
-        )
+        here, there = (", ".join(f'"{n}": {json.dumps(values.get(n))}' for n in odd) for values in (config, saved))
         what = f"{path / 'config.json'} was edited, or the checkpoint is another run's: {here} here, {there} there"
         raise UsageError(f"{what}; put back the one that is not this run's, or choose another --run-dir")
 
@@ -192,7 +192,7 @@ def check_config(path: Path, config: dict[str, Any], may_change: tuple[str, ...]
 def read_config(path: Path, known: dict[str, Any]) -> dict[str, Any] | None:
     """The config.json of a folder, None without one; raises `UsageError` unless keys and types are those of `known`."""
     file = path / "config.json"
-    if not os.path.exists(file):  # unlike Path's, False too where one may not look
+    if not os.path.lexists(file):
         return None
     try:
         config = json.loads(file.read_text())
@@ -200,7 +200,9 @@ def read_config(path: Path, known: dict[str, Any]) -> dict[str, Any] | None:
         raise UsageError(f"{file} cannot be read ({error}); restore it, or choose another --run-dir") from None
     if not isinstance(config, dict):
         raise UsageError(f"{file} is not a run's configuration; restore it, or choose another --run-dir")
-    odd = config.keys() ^ known.keys() or {name for name in known if type(config[name]) is not type(known[name])}
+    as_good = {(int, float)}  # a person writes 10 for 10.0
+    kinds = {name: (type(config.get(name)), type(value)) for name, value in known.items()}
+    odd = config.keys() ^ known.keys() or {n for n, (a, b) in kinds.items() if a is not b and (a, b) not in as_good}
     if odd:
         which = ", ".join(sorted(odd))
         raise UsageError(f"{file} is not of this version of the project ({which}); use that version, or restore it")

@@ -58,10 +58,13 @@ class Panel:
         self._outdated = True
 
     def _fit_bars(self, advantages: np.ndarray) -> None:
-        """Give the largest bar of the game's median step 1/8 to 2/3 of the room; a few steps have ten times as much."""
+        """Give the largest bar of the game's median step 1/8 to 2/3 of the room; a few steps have ten times as much.
+
+        After the first seconds the scale only ever grows, and seldom.
+        """
         self._largest_advantages.append(np.abs(advantages).max())
-        typical = float(np.median(self._largest_advantages))
-        if not 1.5 * typical <= self._full_bar <= 8 * typical:
+        typical, beginning = float(np.median(self._largest_advantages)), len(self._largest_advantages) <= CURVE_STEPS
+        if self._full_bar < 1.5 * typical or (beginning and self._full_bar > 8 * typical):
             self._full_bar = _round_up(2 * typical)
 
     def _extend_curve(self, value: float, least_span: float) -> None:

@@ -17,8 +17,10 @@ class Window:
     def __init__(self, title: str):
         if sys.platform.startswith("linux") and not os.environ.get("SDL_VIDEODRIVER"):
             named = [driver for name, driver in DRIVERS.items() if os.environ.get(name)]
+            if "wayland" in named and not os.environ.get("XDG_RUNTIME_DIR"):
+                named.remove("wayland")  # its socket lies there
             if not named:
-                raise _no_display("neither DISPLAY nor WAYLAND_DISPLAY is set")
+                raise _no_display("neither DISPLAY nor WAYLAND_DISPLAY, with XDG_RUNTIME_DIR, is set")
             os.environ["SDL_VIDEODRIVER"] = ",".join(named)
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         import pygame  # only who opens a window waits for it

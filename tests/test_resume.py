@@ -121,7 +121,7 @@ def copy_run(source: Path, target: Path) -> None:
     subprocess.run(["cp", "-r", str(source), str(target)], check=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(tmp_path: Path, finished: Path, number: int) -> None:
     config = replace(TINY, run_dir=tmp_path / "run", checkpoint_minutes=60.0)
     command = [sys.executable, "-c", SCRIPT, *flags(config)]
@@ -132,7 +132,7 @@ def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(tmp_path: Path, 
     began = time.monotonic()
     output = process.communicate()[0]
     assert time.monotonic() - began < 10
-    assert process.returncode == 0
+    assert process.returncode == 128 + number
     assert "Stopped after" in output
     state, fault = CheckpointFile(tmp_path / "run").load()
     assert fault is None

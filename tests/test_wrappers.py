@@ -29,6 +29,9 @@ def test_every_name_of_a_game_means_the_same_rom() -> None:
         assert rom_name(name) == "ms_pacman"
     for name in ("Ms. Pac-Man", "ms pacman", "ms-pacman", "Ms.Pac-Man ", "MS PACMAN", "ale/MsPacman-v5"):
         assert rom_name(name) == "ms_pacman"
+    for name in ("Breakout v5", "breakout_v5", "breakout noframeskip v4", "BREAKOUT-V4"):
+        assert rom_name(name) == "breakout"
+    assert rom_name("Montezuma's Revenge") == "montezuma_revenge"
     for name, rom in (("space invaders", "space_invaders"), ("Q*bert", "qbert"), ("video pinball", "video_pinball")):
         assert rom_name(name) == rom
     assert [display_name(rom_name(game)) for game in paper_games()] == paper_games()
