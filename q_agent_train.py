@@ -223,6 +223,7 @@ class Run:
             self._write_checkpoint()
             self._save_network("model.pt")
             print(f"Training on {training.games.rom}, device {training.memory.device}: {self.folder.path}")
+            print(f"Watch it from another terminal: python play.py --follow {self._folder_typed}")
         self._steps_recorded = training.agent_steps
         begins, limits = self.config.replay_start_size, (self.config.steps, self.config.games)
         reached = training.agent_steps, training.games_finished
@@ -371,7 +372,8 @@ class Run:
         """Print where everything is, and the commands that come next."""
         training, path, config = self.training, self.folder.path, self.config
         steps_reached = training.agent_steps >= config.steps
-        how = "Finished" if steps_reached or training.games_finished >= config.games else "Stopped"
+        played_all = steps_reached or training.games_finished >= config.games
+        how = "Finished" if played_all and not training.evaluation_is_due else "Stopped"
         best = "best.pt" if (path / "best.pt").exists() else "model.pt"
         print(f"{how} after {training.games_finished:,} games and {training.agent_steps:,} agent steps.")
         if best == "best.pt":
@@ -379,6 +381,7 @@ class Run:
         print(f"  newest network   {path}/model.pt, earlier ones in {path}/state_dicts")
         print(f"  scores           {path}/games.csv")
         print(f"  film it          {self._script('trained_model_video_generation', best)}")
+        print(f"  watch it play    {self._script('play', best)}")
         print(f"  score it         {self._script('evaluate', best)}")
         print(f"  draw its curves  python figures.py {self._folder_typed}")
         longer = f" --steps {2 * config.steps}" if steps_reached else f" --games {2 * config.games}"

@@ -37,8 +37,7 @@ class Progress:
         mean = f", mean of last {len(scores)}: {np.mean(scores):.1f}" if scores else ""
         self._bar.n = round(100 * share)
         self._bar.set_description_str(
-            f"game {games:,}{mean}, epsilon {epsilon:.3f}, step {steps:,}, "
-            f"{self.steps_per_second(steps):,.0f} steps/s, {self._time_left()}"
+            f"game {games:,}{mean}, epsilon {epsilon:.3f}, step {steps:,}, {self._pace(steps)}"
         )
 
     def steps_per_second(self, steps: int) -> float:
@@ -49,8 +48,8 @@ class Progress:
     def close(self) -> None:
         self._bar.close()
 
-    def _time_left(self) -> str:
-        """How long to the limit that comes first; while the play is random, to the first update."""
+    def _pace(self, steps: int) -> str:
+        """The speed, and how long to the limit that comes first; while the play is random, to the first update."""
         (began, *first), (now, *last) = self._marks[0], self._marks[-1]
         goals = {f"left to {name} {limit:,}": limit for name, limit in self._limits.items()}
         if last[0] < self._learning_begins:  # the rate of random play says nothing of what comes then
@@ -60,4 +59,5 @@ class Progress:
         if not seconds:
             return "measuring its speed"
         least, what = min(seconds)
-        return f"{datetime.timedelta(seconds=round(min(max(least, 0), MOST_SECONDS)))} {what}"
+        left = datetime.timedelta(seconds=round(min(max(least, 0), MOST_SECONDS)))
+        return f"{self.steps_per_second(steps):,.0f} steps/s, {left} {what}"

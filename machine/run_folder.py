@@ -140,6 +140,8 @@ def _digest(file: Path, length: int | None = None) -> str:
 
 def check_is_run_or_new(path: Path) -> None:
     """Raise `UsageError` unless a folder is not there yet, empty, or a run's own; it is looked at only."""
+    if "..." in path.parts:
+        raise UsageError(f"{path}: the dots stand for a run's name; ls runs lists yours")
     if not os.path.isdir(path):  # unlike Path's, no error where one may not look
         return
     for name in WRITTEN:

@@ -142,6 +142,7 @@ ROWS = [
     (f"{TRAIN} --run-dir models", 2, "models is neither new, nor empty, nor a run: it holds model.pt"),
     (f"{TRAIN} --run-dir ''", 2, "is neither new, nor empty, nor a run"),
     (f"{TRAIN} --run-dir .", 2, "is neither new, nor empty, nor a run"),
+    (f"{TRAIN} --run-dir runs/...", 2, "the dots stand for a run's name"),
     (f"{TRAIN} --run-dir notes.txt", 2, "notes.txt"),
     (f"{TRAIN} --run-dir notes.txt/run", 2, "notes.txt/run"),
     (f"{TRAIN} --run-dir /proc/run --replay-size 1600 --replay-start-size 320", 2, "/proc/run cannot be written"),
