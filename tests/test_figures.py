@@ -344,7 +344,7 @@ def test_a_negative_deviation_is_one_clear_line(tmp_path: Path, error: Callable[
     assert "evaluations.csv, line 2: standard_deviation is '-1'" in error(run)
 
 
-@pytest.mark.parametrize("game", ["../x", "\ud800", "a\nb"])
+@pytest.mark.parametrize("game", ["\ud800", "a\nb"])
 def test_a_game_that_no_file_can_be_called_by_is_one_clear_line(
     tmp_path: Path, error: Callable[..., str], game: str
 ) -> None:
@@ -449,10 +449,10 @@ def test_bad_networks_are_one_clear_line(tmp_path: Path, state_dict: Path, error
     assert "--states 5 cannot be" in error("embedding", "--state-dict", state_dict, "--states", "5")
 
 
-def test_a_network_without_numbers_is_one_clear_line(tmp_path: Path, error: Callable[..., str]) -> None:
+def test_a_network_whose_values_overflow_is_one_clear_line(tmp_path: Path, error: Callable[..., str]) -> None:
     path = save_network(tmp_path / "model.pt")
     network = load_network(path)
-    torch.nn.init.constant_(network.values.weight, torch.nan)
+    torch.nn.init.constant_(network.values.weight, 3e38)  # finite, unlike what it gives
     save_state_dict(network.state_dict(), path)
     for command in ("value", "embedding"):
         assert "model.pt is broken: its Q-values are not finite" in error(command, "--state-dict", path)

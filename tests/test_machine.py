@@ -142,7 +142,9 @@ def test_output_that_is_closed_or_broken_ends_a_script_that_needs_it_and_no_othe
 
 def test_messages_stand_in_a_redirected_output_at_once() -> None:
     program = "import os; from machine.exits import exit_with; exit_with(lambda: (print('said'), os._exit(0)))"
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=ROOT, env=buffered, capture_output=True, text=True, timeout=60)
     assert result.stdout == "said\n"
 
 

@@ -332,10 +332,9 @@ def test_bad_flags(model: Path, tmp_path: Path, error: Callable[..., str]) -> No
     assert "--episodes" in say("--episodes", 0)
     assert "--seed" in say("--seed", -1)
     assert "--seed" in say("--seed", 2**31)
-    for seconds in (-1.0, float("nan"), float("inf")):
+    for seconds in (-1.0, 300.0, 1e308, float("nan"), float("inf")):
         assert f"--from {seconds} cannot be" in say("--from", seconds)
-    for seconds in (9, 1e308):
-        assert "the game ends after 8.3 seconds" in say("--from", seconds, "--epsilon", 1, "--seed", 16)
+    assert "the game ends after 8.3 seconds" in say("--from", 9, "--epsilon", 1, "--seed", 16)
     assert "films one game" in say("--output", tmp_path / "x.gif", "--gif", "--from", 0, "--episodes", 2)
     assert "must end in .mp4" in say("--output", tmp_path / "film.avi")
     assert "must end in .gif" in say("--gif")
