@@ -121,25 +121,27 @@ def step(training: Training) -> list[FinishedGame]:
 def train(config: Config) -> Path:
     """Train as `config` says, or go on with the run in its folder; returns it. Raises `UsageError` and `RunError`."""
     device, run_dir = prepare(config)
-    with (
-        RunFolder(run_dir) as folder,
-        closing(set_up(config, device)) as training,
-        StopSignal() as stop,
-        Run(config, training, folder, stop) as run,
-    ):
-        if not run.begin():  # anew, or from the newest checkpoint
-            return run_dir
-        while True:
-            if training.evaluation_is_due and not run.evaluate():  # the best network is kept
-                break  # by a signal: it is still due when the run goes on
-            training.reseed_when_due()
-            if stop or training.agent_steps >= config.steps or training.games_finished >= config.games:
-                break
-            run.record(step(training))  # a row per game, a state dict every 50 games
-            run.save_checkpoint_when_due()
-        run.save_checkpoint()
-    run.say_where_things_are()
-    return run_dir
+    with RunFolder(run_dir) as folder:
+        if not folder.checkpoints.exists():  # said first: starting the emulators takes seconds
+            print(f"Training on {config.rom}, device {device}: {run_dir}")
+        with (
+            closing(set_up(config, device)) as training,
+            StopSignal() as stop,
+            Run(config, training, folder, stop) as run,
+        ):
+            if not run.begin():  # anew, or from the newest checkpoint
+                return run_dir
+            while True:
+                if training.evaluation_is_due and not run.evaluate():  # the best network is kept
+                    break  # by a signal: it is still due when the run goes on
+                training.reseed_when_due()
+                if stop or training.agent_steps >= config.steps or training.games_finished >= config.games:
+                    break
+                run.record(step(training))  # a row per game, a state dict every 50 games
+                run.save_checkpoint_when_due()
+            run.save_checkpoint()
+        run.say_where_things_are()
+        return run_dir
 
 
 def prepare(config: Config) -> tuple[torch.device, Path]:
@@ -222,7 +224,6 @@ class Run:
             training.begin()
             self._write_checkpoint()
             self._save_network("model.pt")
-            print(f"Training on {training.games.rom}, device {training.memory.device}: {self.folder.path}")
             print(f"Watch it from another terminal: python play.py --follow {self._folder_typed}")
         self._steps_recorded = training.agent_steps
         begins, limits = self.config.replay_start_size, (self.config.steps, self.config.games)
