@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from atari import FRAME_SIZE, HISTORY_FRAMES, Step
 from machine.devices import choose_device, keep_freed_memory
-from machine.files import PNG, Kind, check_output, replacing, write_text
+from machine.files import PNG, Kind, check_output, writing_output
 from machine.flags import Bounds, Count, Positive, check_bounds, parse
 from model import QNetwork
 from q_agent_train import set_up, step
@@ -138,6 +138,10 @@ def _alone(measure: Callable[[BenchmarkConfig], float], config: BenchmarkConfig)
         return pool.apply(measure, (config,))
 
 
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "minimum": min(values), "maximum": max(values)}
+
+
 def compare(config: BenchmarkConfig) -> dict[str, Any]:
     """Measure every program in turn, round by round, and print the table; returns the result as an object."""
     programs = dict(PROGRAMS)
@@ -150,9 +154,8 @@ def compare(config: BenchmarkConfig) -> dict[str, Any]:
     result: dict[str, Any] = {}
     print(f"{'agent steps per second':24} {'median':>8} {'minimum':>8} {'maximum':>8}")
     for name, values in rates.items():
-        median, low, high = statistics.median(values), min(values), max(values)
-        result[name] = {"median": median, "minimum": low, "maximum": high}
-        print(f"{name:24} {median:8.1f} {low:8.1f} {high:8.1f}")
+        result[name] = row = _spread(values)
+        print(f"{name:24} {row['median']:8.1f} {row['minimum']:8.1f} {row['maximum']:8.1f}")
     if "stable_baselines3" in result:
         result["ratio"] = result["ours"]["median"] / result["stable_baselines3"]["median"]
         ratios = [ours / peer for ours, peer in zip(*rates.values(), strict=True)]
@@ -239,10 +242,6 @@ def measure_sampling(size: int) -> tuple[float, float]:
     return sum(array.nbytes for array in arrays) / size, milliseconds
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "minimum": min(values), "maximum": max(values)}
-
-
 def scaling(config: BenchmarkConfig) -> dict[str, Any]:
     """Steps/s against the number of environments; bytes and sampling time against the memory's size."""
     result: dict[str, Any] = {"rounds": config.rounds, "environments": [], "memory": []}
@@ -258,7 +257,7 @@ def scaling(config: BenchmarkConfig) -> dict[str, Any]:
         result["memory"].append({"transitions": size, **row, "bytes_each": sizes[0]})
         print(f"{size:14,} {row['median']:14.2f} {row['minimum']:9.2f} {row['maximum']:9.2f} {sizes[0]:14.1f}")
     if config.figure:
-        with replacing(config.figure) as temporary:
+        with writing_output(config.figure) as temporary:
             _draw(result).savefig(temporary, format="png", dpi=110)
     return result
 
@@ -299,7 +298,8 @@ def main() -> None:
     print(hardware(choose_device(config.device)), time.strftime("%Y-%m-%d"), sep=", ")
     result = {"compare": compare, "parts": parts, "scaling": scaling}[config.what](config)
     if config.json:
-        write_text(config.json, json.dumps(result, indent=2) + "\n")
+        with writing_output(config.json) as temporary:
+            temporary.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Score trained networks by the paper's evaluation protocol: python evaluate.py --help"""
 
-from machine.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
+from machine.exits import UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import csv
-import io
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from atari import FRAMES_PER_MINUTE, MAX_EMULATOR_SEED, paper_scores
-from machine.files import Kind, check_output, write_text
+from machine.files import Kind, check_output, writing_output
 from machine.flags import Bounds, Probability, check_bounds, parse
 from model import QNetwork, load_network
 from showing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, check_actions, play_protocol
@@ -110,14 +109,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write the rows whole or not at all; raises `RunError`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    try:
-        write_text(path, text.getvalue())
-    except OSError as error:
-        raise RunError(f"--csv {path} cannot be written: {error.strerror}") from None
+    with writing_output(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Files on disk -> the paper's figures, as PNG and SVG: python figures.py --help"""
 
-from machine.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
+from machine.exits import UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from atari import MAX_EMULATOR_SEED, game_key
-from machine.files import PNG, SVG, check_output, replacing
+from machine.files import PNG, SVG, check_output, writing_output
 from machine.flags import Bounds, check_bounds, clear_errors
 from showing.figures_tables import draw_curves, draw_scores, read_bars, read_run
 
@@ -156,11 +156,8 @@ def save(figure: Figure, paths: list[Path]) -> None:
     """Write the figure to each path, as its suffix says, whole or not at all; raises `RunError` where it cannot."""
     for path in paths:
         metadata = {"Date": None} if path.suffix == ".svg" else {}
-        try:
-            with replacing(path) as temporary:
-                figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
-        except OSError as error:
-            raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
+        with writing_output(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
 
 
 def main() -> None:

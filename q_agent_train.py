@@ -147,6 +147,8 @@ def train(config: Config) -> Path:
 def prepare(config: Config) -> tuple[torch.device, Path]:
     """Check everything that can be known before anything is made; the device and the folder of the run."""
     saved = config_of_run(config.run_dir) if config.run_dir else None
+    if saved and saved.run_dir:
+        check_config(saved.run_dir, saved.as_json(), MAY_CHANGE)  # before an edited value is called a flag's
     config.check()
     device = choose_device(config.device)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -165,10 +167,7 @@ def config_of_run(run_dir: Path) -> Config | None:
     """The config that a run folder was made with; None for a new one. Raises `UsageError` where it is neither."""
     check_is_run_or_new(run_dir)
     values = read_config(run_dir, Config().as_json())
-    if values is None:
-        return None
-    check_config(run_dir, values, MAY_CHANGE)
-    return Config(**values, run_dir=run_dir)
+    return None if values is None else Config(**values, run_dir=run_dir)
 
 
 def check_continuation(saved: Config, config: Config) -> None:

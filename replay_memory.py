@@ -168,8 +168,11 @@ def frames_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def check_size(size: int, num_envs: int, device: torch.device) -> None:
-    """Raise `UsageError` for a size that cannot be divided, sampled from, or held in the device's memory."""
+def check_size(size: int, num_envs: int, device: torch.device) -> float:
+    """The gigabytes of the device's memory that stay free beside a replay memory of this size.
+
+    Raises `UsageError` for a size that cannot be divided, sampled from, or held there.
+    """
     smallest, gigabytes = MINIMUM_ROWS * num_envs, size * BYTES_PER_TRANSITION / 1e9
     asked = f"--replay-size {size:,}"
     if size % num_envs:
@@ -182,3 +185,4 @@ def check_size(size: int, num_envs: int, device: torch.device) -> None:
         fits = free // BYTES_PER_TRANSITION // num_envs * num_envs
         way_out = f"at most --replay-size {fits} fits" if fits >= smallest else "not even the smallest fits"
         raise UsageError(f"{asked} needs {gigabytes:.1f} GB, and {device} has {free / 1e9:.1f} GB free; {way_out}")
+    return free / 1e9 - gigabytes

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from atari import FRAME_SIZE, HISTORY_FRAMES, MAX_EMULATOR_SEED, Step
-from machine.devices import available_bytes
 from machine.exits import UsageError
 from machine.flags import MOST, Bounds, Count, Positive, Probability, check_bounds
 from q_agent import QAgent
-from replay_memory import BYTES_PER_TRANSITION, ReplayMemory, check_size
+from replay_memory import ReplayMemory, check_size
 from wrappers import AtariGames, Tape, rom_name
 
 MAX_ENVS = 256  # each plays 976 agent steps between two fresh seeds: most games come to their end
@@ -99,10 +98,9 @@ class Hyperparameters:
 
     def check_memory(self, device: torch.device) -> None:
         """Raise `UsageError` unless the replay memory and the minibatches fit on a device."""
-        check_size(self.replay_size, self.num_envs, device)
+        free = check_size(self.replay_size, self.num_envs, device)
         updates = -(-self.num_envs // self.update_frequency)  # of one vector step: their minibatches are drawn at once
         gigabytes = (updates * BYTES_DRAWN + BYTES_LEARNING) * self.minibatch_size / 1e9
-        free = available_bytes(device) / 1e9 - self.replay_size * BYTES_PER_TRANSITION / 1e9
         if gigabytes > free:
             needs = f"--minibatch-size {self.minibatch_size} needs about {gigabytes:.1f} GB for {updates} update(s)"
             raise UsageError(

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from machine.exits import UsageError
+from machine.exits import RunError, UsageError
 
 
 class Kind(NamedTuple):
@@ -76,6 +76,16 @@ def replacing(path: Path, mark: str = "") -> Iterator[Path]:
         os.fsync(descriptor)  # the names in a folder must survive a power cut, as a file's content does
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def writing_output(path: Path) -> Iterator[Path]:
+    """`replacing` for a file that the user asked for, behind `check_output`: raises `RunError` where it fails."""
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def write_text(path: Path, text: str) -> None:

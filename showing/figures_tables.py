@@ -14,7 +14,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, Formatter
 
-from atari import FRAMES_PER_STEP, game_key, paper_scores
+from atari import FRAMES_PER_STEP, paper_scores
 from machine.exits import UsageError
 from machine.tables import number_in, read_rows
 
@@ -51,7 +51,7 @@ def read_run(path: Path) -> RunCurves:
         raise UsageError(f"{path} is not a folder; name the folder of a run, such as runs/...")
     try:
         game = str(json.loads((path / "config.json").read_text())["game"])
-        if "/" in game_key(game) or not game.isprintable():  # the picture's file is called by it
+        if not game.isprintable():  # it stands above the picture
             raise ValueError(game)
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path} is not the folder of a run: it has no sound config.json") from None
