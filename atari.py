@@ -16,7 +16,29 @@ FRAMES_PER_SECOND = 60  # the emulator's
 FRAMES_PER_MINUTE = 60 * FRAMES_PER_SECOND
 MAX_EMULATOR_SEED = 2**31 - 2**16  # ale-py's seeds have 31 bits, and environment i gets seed + i
 
+MAX_FRAMES_PER_STEP = FRAMES_PER_SECOND  # nobody decides more seldom than once a second
+
 TABLE = Path(__file__).parent / "data" / "nature_scores.csv"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a game is played; the defaults are the paper's. A state dict tells in what its own differ from them.
+
+    actions: names of those allowed, in the order of the network's outputs; none: all that the game knows.
+    """
+
+    frames_per_step: int = FRAMES_PER_STEP
+    actions: tuple[str, ...] = ()
+    sticky_actions: float = 0.0
+
+    @property
+    def steps_per_second(self) -> float:
+        """Agent steps per second of play."""
+        return FRAMES_PER_SECOND / self.frames_per_step
+
+
+PAPER_RULES = Rules()
 
 
 @dataclass
@@ -31,7 +53,7 @@ class FinishedGame:
 
 @dataclass
 class Step:
-    """What one agent step (4 frames) did in each environment; (num_envs, ...) arrays.
+    """What one agent step (4 frames in the paper) did in each environment; (num_envs, ...) arrays.
 
     frames: (num_envs, 84, 84) uint8, the newest frame; where a game ended, the first of the next game.
     rewards: float32, raw, the sum over the frames. terminals: bool, a life or the game was lost.

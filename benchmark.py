@@ -25,13 +25,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from atari import FRAME_SIZE, HISTORY_FRAMES, Step
+from config import MAX_ENVS, Hyperparameters
 from machine.devices import choose_device, keep_freed_memory
 from machine.files import PNG, Kind, check_output, writing_output
 from machine.flags import Bounds, Count, Positive, check_bounds, parse
 from model import QNetwork
 from q_agent_train import set_up, step
 from replay_memory import ReplayMemory
-from training import MAX_ENVS, Hyperparameters, Training
+from training import Training
 
 GAME = "Breakout"
 EPSILON = 0.1  # for both: where a run spends most of its time

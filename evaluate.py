@@ -72,7 +72,8 @@ class EvaluationConfig:
 def evaluate(path: Path, network: QNetwork, config: EvaluationConfig) -> dict[str, Any]:
     """Evaluate the network of a file; returns its row, `COLUMNS` to values, None where the paper has none."""
     limit_frames = round(config.minutes * FRAMES_PER_MINUTE)
-    with closing(AtariGames(rom_name(network.game), config.games, max_frames_per_game=limit_frames)) as games:
+    rom = rom_name(network.game)
+    with closing(AtariGames(rom, config.games, network.rules, max_frames_per_game=limit_frames)) as games:
         player = EpsilonGreedyPlayer(network, epsilon=config.epsilon, seed=config.seed)
         with tqdm(total=config.games, desc=f"{path}: games", leave=False) as bar:
             played = play_protocol(
@@ -120,7 +121,7 @@ def main() -> None:
     config.check()
     networks = [load_network(path) for path in config.state_dict]  # all of them before the first is played
     for path, network in zip(config.state_dict, networks, strict=True):
-        with closing(AtariGames(rom_name(network.game), 1)) as game:
+        with closing(AtariGames(rom_name(network.game), 1, network.rules)) as game:
             check_actions(path, network, game)
     rows = [evaluate(path, network, config) for path, network in zip(config.state_dict, networks, strict=True)]
     if config.csv:

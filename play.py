@@ -150,7 +150,8 @@ class Session:
         path = self.config.network_path()
         if path:
             self.hands.agent = EpsilonGreedyPlayer(load_network(path), epsilon=self.config.epsilon, seed=seed)
-        self._panel = Panel(display_name(self._game.rom), self._game.action_names)
+        names, rate = self._game.action_names, self._game.rules.steps_per_second
+        self._panel = Panel(display_name(self._game.rom), names, steps_per_second=rate)
         self._games_begun += 1
         self._restart_asked = False
         for shot in shots(self.hands, self._game, seed=seed):

@@ -1,4 +1,4 @@
-"""The agent: two networks, the paper's RMSProp, how actions are chosen and how the network learns."""
+"""The agent: two networks, the paper's RMSProp (or Adam), how actions are chosen and how the network learns."""
 
 import copy
 from collections.abc import Callable
@@ -14,7 +14,37 @@ from model import QNetwork
 from replay_memory import Transitions
 
 
-class RMSProp:
+class Optimizer:
+    """What updates all parameters at once: they and their gradients become views of two flat buffers.
+
+    A handful of passes over one array. The last `head_size` elements are the fully connected layers'.
+    """
+
+    def __init__(self, parameters: list[torch.nn.Parameter], learning_rate: float, *, head_size: int = 0):
+        self.learning_rate = learning_rate
+        self.weights = flatten(parameters)
+        self.head = slice(self.weights.numel() - head_size, None)
+        self.gradient = torch.zeros_like(self.weights)
+        for parameter, view in zip(parameters, _views(self.gradient, parameters), strict=True):
+            parameter.grad = view
+        self.gradient_mean = torch.zeros_like(self.weights)
+        self.squared_gradient_mean = torch.zeros_like(self.weights)
+
+    @torch.no_grad()
+    def step(self, learning_rate: Tensor | None = None) -> None:
+        """Apply one update from the gradients of the summed loss; a learning rate is () float32, else the constant."""
+        raise NotImplementedError
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it remembers from one update to the next, by name."""
+        return {"gradient_mean": self.gradient_mean, "squared_gradient_mean": self.squared_gradient_mean}
+
+    def forget_head(self) -> None:
+        """Begin anew with the fully connected layers: what it remembers is of their old weights."""
+        self.gradient_mean[self.head] = self.squared_gradient_mean[self.head] = 0
+
+
+class RMSProp(Optimizer):
     """The paper's RMSProp, on all parameters at once, with d the gradient summed over the minibatch:
 
     g <- .95 g + .05 d;  v <- .95 v + .05 d^2;  w <- w - lr d / sqrt(v - g^2 + 0.01)
@@ -22,27 +52,60 @@ class RMSProp:
     root and would need it scaled for a mean loss.
     """
 
-    def __init__(self, parameters: list[torch.nn.Parameter], learning_rate: float, decay: float, minimum: float):
-        self.learning_rate = learning_rate
+    def __init__(
+        self,
+        parameters: list[torch.nn.Parameter],
+        learning_rate: float,
+        *,
+        decay: float,
+        minimum: float,
+        head_size: int = 0,
+    ):
+        super().__init__(parameters, learning_rate, head_size=head_size)
         self.decay = decay
         self.minimum = minimum
-        # The parameters and their gradients become views of two flat buffers: a handful of passes over one array.
-        self.weights = flatten(parameters)
-        self.gradient = torch.zeros_like(self.weights)
-        for parameter, view in zip(parameters, _views(self.gradient, parameters), strict=True):
-            parameter.grad = view
-        self.gradient_mean = torch.zeros_like(self.weights)
-        self.squared_gradient_mean = torch.zeros_like(self.weights)
         self._scale = torch.empty_like(self.weights)
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Apply one update from the gradients of the summed loss."""
+    def step(self, learning_rate: Tensor | None = None) -> None:
         d, g, v = self.gradient, self.gradient_mean, self.squared_gradient_mean
         g.mul_(self.decay).add_(d, alpha=1 - self.decay)
         v.mul_(self.decay).addcmul_(d, d, value=1 - self.decay)
         torch.addcmul(v, g, g, value=-1, out=self._scale).add_(self.minimum).rsqrt_()
-        self.weights.addcmul_(d, self._scale, value=-self.learning_rate)
+        if learning_rate is None:
+            self.weights.addcmul_(d, self._scale, value=-self.learning_rate)
+        else:
+            self.weights.addcmul_(d, self._scale.mul_(learning_rate), value=-1)
+
+
+class Adam(Optimizer):
+    """PyTorch's fused Adam with its own constants; it counts the head's updates apart, since that may begin anew."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter], learning_rate: float, *, head_size: int = 0):
+        super().__init__(parameters, learning_rate, head_size=head_size)
+        device, means = self.weights.device, (self.gradient_mean, self.squared_gradient_mean)
+        self._updates = torch.zeros(2, device=device)
+        self._learning_rate = torch.tensor(learning_rate, device=device)  # a tensor, so that a graph can change it
+        slices = slice(0, self.head.start), self.head
+        parts = [self.weights[part] for part in slices]
+        self._adam = torch.optim.Adam(parts, self._learning_rate, fused=True, capturable=device.type == "cuda")
+        for part, where, updates in zip(parts, slices, self._updates, strict=True):
+            part.grad = self.gradient[where]
+            names = {name: mean[where] for name, mean in zip(("exp_avg", "exp_avg_sq"), means, strict=True)}
+            self._adam.state[part] = {"step": updates, **names}
+
+    @torch.no_grad()
+    def step(self, learning_rate: Tensor | None = None) -> None:
+        if learning_rate is not None:
+            self._learning_rate.copy_(learning_rate)
+        self._adam.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"updates": self._updates}
+
+    def forget_head(self) -> None:
+        super().forget_head()
+        self._updates[1] = 0
 
 
 def flatten(parameters: list[torch.nn.Parameter]) -> Tensor:
@@ -71,7 +134,16 @@ def draw_exploration(
 class QAgent:
     """Acts and learns as NeuralQLearner.lua does; on a CUDA device by captured graphs of the same functions."""
 
-    def __init__(self, network: QNetwork, optimizer: RMSProp, *, discount: float, minibatch_size: int):
+    def __init__(
+        self,
+        network: QNetwork,
+        optimizer: Optimizer,
+        *,
+        discount: float,
+        minibatch_size: int,
+        double: bool = False,
+        target_network: bool = True,
+    ):
         """`optimizer` is that of the network's parameters, on the device where everything is computed."""
         self.device = optimizer.weights.device
         self.online_network = network
@@ -80,7 +152,10 @@ class QAgent:
         self._target_weights = flatten(list(self.target_network.parameters()))
         self._discount = discount
         self._minibatch_size = minibatch_size
+        self._double = double
+        self._uses_target_network = target_network
         self._loss_sum = torch.zeros((), device=self.device)
+        self._q_sums = torch.zeros(2, device=self.device)  # of the minibatches' means and standard deviations
         self._updates_since_loss = 0
         self._run: Callable[..., Any] = _Graphs(self._tensors) if self.device.type == "cuda" else self._run_eagerly
 
@@ -92,67 +167,121 @@ class QAgent:
         explore, actions = draw_exploration(len(epsilon), self.online_network.num_actions, epsilon, generator)
         if explore.all():
             return actions
-        greedy = self._run(self._greedy_actions, states)
+        greedy = self._run(self._greedy_actions, states=states)
         return np.where(explore, actions, greedy.cpu().numpy())
 
-    def learn(self, transitions: Transitions) -> None:
-        """One update per minibatch in `transitions`, a multiple of the minibatch size, in their order."""
-        self._run(
-            self._update,
-            transitions.windows,
-            torch.from_numpy(transitions.actions),
-            torch.from_numpy(transitions.rewards),
-            torch.from_numpy(np.where(transitions.terminals, 0, self._discount).astype(np.float32)),
-        )
+    def learn(
+        self, transitions: Transitions, learning_rate: float | None = None, importance_exponent: float = 0.0
+    ) -> np.ndarray | None:
+        """One update per minibatch in `transitions`, a multiple of the minibatch size, in their order.
+
+        learning_rate: instead of the optimizer's constant. Returns the TD errors (count,) float32 of transitions that
+        were drawn by priority, each weighted as Schaul et al. 2016 do (3.4); None of others.
+        """
+        inputs = {
+            "windows": transitions.windows,
+            "actions": torch.from_numpy(transitions.actions),
+            "rewards": torch.from_numpy(transitions.rewards),
+            "discounts": torch.from_numpy(np.where(transitions.terminals, 0, self._discount).astype(np.float32)),
+        }
+        if learning_rate is not None:
+            inputs["learning_rate"] = torch.tensor(learning_rate)
+        if transitions.chances is not None:
+            weights = transitions.chances.reshape(-1, self._minibatch_size) ** -importance_exponent
+            weights /= weights.max(axis=1, keepdims=True)
+            inputs["weights"] = torch.from_numpy(weights.astype(np.float32).flatten())
+        errors = self._run(self._update, **inputs)
         self._updates_since_loss += len(transitions.actions) // self._minibatch_size
+        return None if errors is None else errors.cpu().numpy()
 
     def copy_target(self) -> None:
         self._target_weights.copy_(self.optimizer.weights)
+
+    def reset_head(self, seed: int) -> None:
+        """Draw the fully connected layers anew, and make the target network equal (Nikishin et al. 2022)."""
+        self.online_network.redraw_head(seed)
+        self.optimizer.forget_head()
+        self.copy_target()
+
+    @torch.no_grad()
+    def load_weights(self, network: QNetwork) -> None:
+        """Begin with the weights of a network that has the same layers."""
+        for parameter, other in zip(self.online_network.parameters(), network.parameters(), strict=True):
+            parameter.copy_(other)
+        self.copy_target()
 
     @torch.no_grad()
     def max_q(self, states: Tensor) -> Tensor:
         """The largest Q-value, (count,) float32, in each of the states (count, 4, 84, 84) uint8."""
         return self.online_network(states.to(self.device)).amax(1)
 
-    def take_mean_loss(self) -> float | None:
-        """The mean loss per transition of the updates since the last call; None when there were none."""
+    def take_means(self) -> dict[str, float]:
+        """Means of the updates since the last call, none when there were none: of the loss per transition, and of
+        mean and standard deviation over each minibatch of the Q-values of the actions taken."""
         if not self._updates_since_loss:
-            return None
-        mean = self._loss_sum.item() / (self._updates_since_loss * self._minibatch_size)
+            return {}
+        mean_q, deviation_q = (self._q_sums / self._updates_since_loss).tolist()
+        loss = self._loss_sum.item() / (self._updates_since_loss * self._minibatch_size)
         self._loss_sum.zero_()
+        self._q_sums.zero_()
         self._updates_since_loss = 0
-        return mean
+        return {"loss": loss, "mean_q": mean_q, "deviation_q": deviation_q}
 
     def is_finite(self) -> bool:
         """Whether every weight and the loss are finite; waits for the device."""
         return bool(torch.isfinite(self.optimizer.weights.sum() + self._loss_sum))
 
-    def _run_eagerly(self, function: Callable[..., Any], *inputs: Tensor) -> Any:
-        return function(*(tensor.to(self.device) for tensor in inputs))
+    def _run_eagerly(self, function: Callable[..., Any], **inputs: Tensor) -> Any:
+        return function(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
 
     @torch.no_grad()
     def _greedy_actions(self, states: Tensor) -> Tensor:
         return self.online_network(states).argmax(1)
 
-    def _update(self, windows: Tensor, actions: Tensor, rewards: Tensor, discounts: Tensor) -> None:
-        # The target network stands still between two copies: one pass gives the targets of all these updates.
+    def _update(
+        self,
+        windows: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        discounts: Tensor,
+        learning_rate: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor | None:
+        next_states, errors = windows[:, 1:], []
         with torch.no_grad():
-            targets = rewards + discounts * self.target_network(windows[:, 1:]).amax(1)
+            # The target network stands still between two copies: one pass gives its values for all these updates.
+            target_q = self.target_network(next_states) if self._uses_target_network else None
         for begin in range(0, len(actions), self._minibatch_size):
             batch = slice(begin, begin + self._minibatch_size)
+            next_values = self._next_values(next_states[batch], None if target_q is None else target_q[batch])
+            targets = rewards[batch] + discounts[batch] * next_values
             q_values = self.online_network(windows[batch, :HISTORY_FRAMES])
             q_taken = q_values.gather(1, actions[batch, None]).squeeze(1)
             # The gradient of this loss is the TD error clipped to [-1, 1], summed over the minibatch (getQUpdate).
-            loss = F.huber_loss(q_taken, targets[batch], reduction="sum", delta=1.0)
+            if weights is None:
+                loss = F.huber_loss(q_taken, targets, reduction="sum", delta=1.0)
+            else:
+                loss = F.huber_loss(q_taken, targets, reduction="none", delta=1.0) @ weights[batch]
+                errors.append(targets - q_taken.detach())
             self.optimizer.gradient.zero_()  # in place: `backward` adds to it
             loss.backward()
-            self.optimizer.step()
+            self.optimizer.step(learning_rate)
             self._loss_sum += loss.detach()
+            self._q_sums += torch.stack(torch.std_mean(q_taken.detach(), correction=0)[::-1])
+        return torch.cat(errors) if errors else None
+
+    @torch.no_grad()
+    def _next_values(self, next_states: Tensor, target_q: Tensor | None) -> Tensor:
+        """What the next states are worth: by the target network's values (minibatch_size, num_actions), if there."""
+        if target_q is None:
+            return self.online_network(next_states).amax(1)
+        if self._double:  # chosen by the online network of this very update (van Hasselt et al. 2016)
+            return target_q.gather(1, self.online_network(next_states).argmax(1, keepdim=True)).squeeze(1)
+        return target_q.amax(1)
 
     def _tensors(self) -> dict[str, Tensor]:
-        means = {name: getattr(self.optimizer, name) for name in ("gradient_mean", "squared_gradient_mean")}
         networks = {"online": self.optimizer.weights, "target": self._target_weights}
-        return networks | means | {"loss_sum": self._loss_sum}
+        return networks | self.optimizer.tensors() | {"loss_sum": self._loss_sum, "q_sums": self._q_sums}
 
     def state_dict(self) -> dict[str, Any]:
         """All that learning depends on, on the CPU: both networks, the optimizer, the running loss."""
@@ -161,7 +290,8 @@ class QAgent:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, tensor in self._tensors().items():
-            tensor.copy_(state[name])
+            if name in state:  # an older version has no q_sums
+                tensor.copy_(state[name])
         self._updates_since_loss = state["updates_since_loss"]
 
 
@@ -174,32 +304,32 @@ class _Graphs:
 
     def __init__(self, written: Callable[[], dict[str, Tensor]]):
         self._written = written
-        self._captured: dict[Any, tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Any]] = {}
+        self._captured: dict[Any, tuple[torch.cuda.CUDAGraph, dict[str, Tensor], Any]] = {}
 
-    def __call__(self, function: Callable[..., Any], *inputs: Tensor) -> Any:
-        key = (function.__name__, *(tensor.shape for tensor in inputs))
+    def __call__(self, function: Callable[..., Any], **inputs: Tensor) -> Any:
+        key = (function.__name__, *((name, tensor.shape) for name, tensor in inputs.items()))
         if key not in self._captured:
             self._captured[key] = self._capture(function, inputs)
         graph, buffers, output = self._captured[key]
-        for buffer, tensor in zip(buffers, inputs, strict=True):
-            buffer.copy_(tensor)
+        for name, tensor in inputs.items():
+            buffers[name].copy_(tensor)
         graph.replay()
         return output
 
     def _capture(
-        self, function: Callable[..., Any], inputs: tuple[Tensor, ...]
-    ) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Any]:
-        buffers = tuple(torch.empty_like(tensor, device="cuda").copy_(tensor) for tensor in inputs)
+        self, function: Callable[..., Any], inputs: dict[str, Tensor]
+    ) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor], Any]:
+        buffers = {name: torch.empty_like(tensor, device="cuda").copy_(tensor) for name, tensor in inputs.items()}
         before = {name: tensor.clone() for name, tensor in self._written().items()}
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # cuDNN and cuBLAS choose and allocate before the capture, not in it
             for _ in range(3):
-                function(*buffers)
+                function(**buffers)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            output = function(*buffers)
+            output = function(**buffers)
         for name, tensor in self._written().items():  # the warm-up has learned; the capture itself runs nothing
             tensor.copy_(before[name])
         return graph, buffers, output

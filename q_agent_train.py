@@ -16,17 +16,18 @@ import torch
 from tqdm.auto import tqdm
 
 from atari import FRAMES_PER_MINUTE, FinishedGame
+from config import FLAGS, MAY_CHANGE, Hyperparameters, RunConfig, values_of_file
 from machine.checkpoint import misfit, save_state_dict
 from machine.devices import bits_depend_on, choose_device, set_up_torch
-from machine.flags import Count, Positive, flag, parse, take_numbers_as_meant
+from machine.flags import check_types, parse
 from machine.progress import Progress
 from machine.run_folder import RunFolder, check_config, check_is_run_or_new, read_config
-from machine.tables import evaluation_row, game_row
+from machine.tables import evaluation_row, game_row, training_row
 from model import QNetwork
-from q_agent import QAgent, RMSProp
+from q_agent import Adam, Optimizer, QAgent, RMSProp
 from replay_memory import ReplayMemory
 from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, play_protocol
-from training import Hyperparameters, Training, multiples_crossed
+from training import Training, multiples_crossed
 from wrappers import AtariGames
 
 GAME = "BreakoutNoFrameskip-v4"  # edit this line to change the game, or name another with --game
@@ -34,68 +35,42 @@ GAME = "BreakoutNoFrameskip-v4"  # edit this line to change the game, or name an
 # What every checkpoint holds beside the training's own state; newer ones have config and digests, too.
 OLD_FORMAT: dict[str, Any] = {"machine": [], "lengths": {}, "best_mean": 0.0, "seconds": 0.0}
 LOG_EVERY_STEPS = 10_000  # agent steps between the values in TensorBoard that belong to no game
-MAY_GROW = ("games", "steps")  # the flags that lengthen a run
-MAY_CHANGE = (*MAY_GROW, "device", "run_dir", "save_every_games", "checkpoint_minutes")  # nothing learned hangs on them
-FLAGS = {  # the headings of --help
-    "run": ("run_dir", "steps", "games", "seed", "device", "deterministic"),
-    "game": ("game", "num_envs", "sticky_actions"),
-    "memory": ("replay_size", "replay_start_size"),
-    "learning": (
-        *("minibatch_size", "update_frequency", "target_update_frequency", "discount"),
-        *("learning_rate", "rmsprop_decay", "rmsprop_minimum"),
-    ),
-    "exploration": ("epsilon_start", "epsilon_end", "epsilon_decay_steps"),
-    "saving": ("save_every_games", "checkpoint_minutes"),
-    "evaluation": ("evaluate_every", "evaluation_games"),
-}
 
 
 @dataclass
-class Config(Hyperparameters):
+class Config(RunConfig):
     """Train the DQN of Mnih et al., Nature 2015, on an Atari game. The defaults are the paper's."""
 
     game: str = GAME
     """The game, by any of its names: BreakoutNoFrameskip-v4, ALE/Breakout-v5, Breakout, breakout."""
-    games: Count = 15_000
-    """Whole games to play; the run ends at this or at --steps, whichever comes first."""
-    steps: Count = 50_000_000
-    """Agent steps to play, of 4 frames each (run_gpu: steps)."""
-    device: str = "auto"
-    """Where the network and the memory live: cuda, mps, cpu, or auto for the first of them that is there."""
-    run_dir: Path | None = None
-    """Folder of the run: a new one, or one to go on with. Default: runs/<game>-<date>-<time>-seed<seed>."""
-    save_every_games: Count = 50
-    """Finished games between state dicts in state_dicts/."""
-    checkpoint_minutes: Positive = 5.0
-    """Minutes of wall time between checkpoints."""
-
-    def __post_init__(self) -> None:
-        take_numbers_as_meant(self)
-        self.run_dir = None if self.run_dir is None else Path(self.run_dir)  # a notebook may give its name
-
-    def check_new(self) -> None:
-        """Raise `UsageError` for a new run that would never learn, or lose transitions before it does."""
-        warm_up = f"--replay-start-size {self.replay_start_size}"
-        if self.replay_start_size > self.replay_size:
-            raise UsageError(f"{warm_up} is more than --replay-size {self.replay_size} holds; choose at most that")
-        if self.replay_start_size >= self.steps:
-            raise UsageError(f"nothing would be learned: {warm_up} is not below --steps {self.steps}")
-
-    def as_json(self) -> dict[str, Any]:
-        """The config as config.json holds it; the folder it stands in is its run_dir."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "run_dir"}
 
 
 def set_up(parameters: Hyperparameters, device: torch.device) -> Training:
     """The network with random weights, the empty replay memory, the games: all that a training begins with."""
-    games = AtariGames(parameters.rom, parameters.num_envs, sticky_actions=parameters.sticky_actions)
-    memory = ReplayMemory(parameters.replay_size, parameters.num_envs, device)
+    games = AtariGames(parameters.rom, parameters.num_envs, parameters.rules)
+    exponent = parameters.priority_exponent if parameters.prioritized else None
+    memory = ReplayMemory(parameters.replay_size, parameters.num_envs, device, priority_exponent=exponent)
     torch.manual_seed(parameters.seed)
-    network = QNetwork(games.rom, games.num_actions).to(device)
-    constants = parameters.learning_rate, parameters.rmsprop_decay, parameters.rmsprop_minimum
-    optimizer = RMSProp(list(network.parameters()), *constants)
-    agent = QAgent(network, optimizer, discount=parameters.discount, minibatch_size=parameters.minibatch_size)
+    shape = games.num_actions, parameters.layers, parameters.rules
+    network = QNetwork(games.rom, *shape, initial_weights=parameters.initial_weights).to(device)
+    agent = QAgent(
+        network,
+        optimizer_for(network, parameters),
+        discount=parameters.discount,
+        minibatch_size=parameters.minibatch_size,
+        double=parameters.double,
+        target_network=parameters.target_network,
+    )
     return Training(parameters, games, memory, agent)
+
+
+def optimizer_for(network: QNetwork, parameters: Hyperparameters) -> Optimizer:
+    """The optimizer that the flags name, for the network's weights where they lie."""
+    weights, head_size = [*network.parameters()], sum(parameter.numel() for parameter in network.head())
+    rate, decay, minimum = parameters.learning_rate, parameters.rmsprop_decay, parameters.rmsprop_minimum
+    if parameters.optimizer == "adam":
+        return Adam(weights, rate, head_size=head_size)
+    return RMSProp(weights, rate, decay=decay, minimum=minimum, head_size=head_size)
 
 
 def step(training: Training) -> list[FinishedGame]:
@@ -109,11 +84,16 @@ def step(training: Training) -> list[FinishedGame]:
     actions = agent.act(memory.latest_states(), training.epsilon, training.generators["exploration"])
     emulators.send(actions)  # they run in their own threads ...
     if updates := training.updates_due:  # ... while the network learns, one minibatch after the other
-        agent.learn(memory.sample(updates * parameters.minibatch_size, training.generators["sampling"]))
+        for _ in range(parameters.updates_per_period):  # 1 in the paper
+            drawn = memory.sample(updates * parameters.minibatch_size, training.generators["sampling"])
+            td_errors = agent.learn(drawn, training.learning_rate, training.importance_exponent)
+            memory.set_priorities(drawn, td_errors)  # where transitions are drawn by them; not in the paper
     played = emulators.receive()
     memory.append(actions, played)
     if training.target_copy_is_due:  # every 10,000 agent steps
         agent.copy_target()
+    if training.head_reset_is_due:  # never in the paper
+        agent.reset_head(training.head_seed())
     training.advance(actions, played)  # the clock, epsilon, what is due next
     return played.finished
 
@@ -155,7 +135,7 @@ def prepare(config: Config) -> tuple[torch.device, Path]:
     new_dir = f"runs/{config.rom}-{now}-seed{config.seed}"  # with --run-dir, too: an unknown game is refused here
     run_dir = Path(config.run_dir or new_dir)
     if saved:
-        check_continuation(saved, config)
+        config.check_continues(saved)
     config.check_memory(device)
     if not saved:
         config.check_new()
@@ -167,19 +147,25 @@ def config_of_run(run_dir: Path) -> Config | None:
     """The config that a run folder was made with; None for a new one. Raises `UsageError` where it is neither."""
     check_is_run_or_new(run_dir)
     values = read_config(run_dir, Config().as_json())
-    return None if values is None else Config(**values, run_dir=run_dir)
+    return None if values is None else checked(Config(**values, run_dir=run_dir), run_dir / "config.json")
 
 
-def check_continuation(saved: Config, config: Config) -> None:
-    """Raise `UsageError` where `config` asks a run for something else than it was begun with."""
-    for field in dataclasses.fields(Config):
-        name, before, now = flag(field.name), getattr(saved, field.name), getattr(config, field.name)
-        if field.name in MAY_GROW and now < before:
-            raise UsageError(f"{name} {now} would shorten {config.run_dir}, which was begun with {before}; it may grow")
-        same = saved.rom == config.rom if field.name == "game" else now == before
-        if field.name not in MAY_CHANGE and not same:
-            way_out = "leave the flag out to go on with the run, or choose another --run-dir"
-            raise UsageError(f"{name} {now} contradicts {config.run_dir}, which was begun with {before}; {way_out}")
+def defaults_of(config: Config) -> Config | None:
+    """What the flags that are not typed stand for, where a run or a file says it; raises `UsageError`."""
+    saved = config_of_run(config.run_dir) if config.run_dir else None
+    values = values_of_file(config.config) if config.config else {}
+    if not (saved or values):
+        return None
+    return checked(dataclasses.replace(saved or Config(run_dir=config.run_dir), **values), config.config)
+
+
+def checked(config: Config, file: Path | str | None) -> Config:
+    """The config, unless a value of the file that it comes from has another type than its flag: a `UsageError`."""
+    try:
+        check_types(config)
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
+    return config
 
 
 class Run:
@@ -220,6 +206,8 @@ class Run:
         else:
             self.folder.write_config(self.config.as_json())
             self.folder.cut_back({})
+            if network := self.config.initial_network():
+                training.agent.load_weights(network)
             training.begin()
             self._write_checkpoint()
             self._save_network("model.pt")
@@ -234,7 +222,9 @@ class Run:
         """Take over the newest sound checkpoint and play its tape; False when there is nothing to do."""
         checkpoint, fault = self.folder.checkpoints.load()
         what = f"the checkpoint in {self.folder.path}"
-        if odd := misfit(checkpoint, {**OLD_FORMAT, "training": self.training.state_dict()}):
+        expected = {**OLD_FORMAT, "training": self.training.state_dict()}
+        del expected["training"]["agent"]["q_sums"]
+        if odd := misfit(checkpoint, expected):
             raise RunError(f"{what} is not what this version reads ({odd}); use the version that wrote it")
         if fault:
             print(f"The newest checkpoint cannot be used ({fault}); going on from the one before it.")
@@ -310,15 +300,18 @@ class Run:
         assert self._progress, "begin first"
         first = training.games_finished - len(games) + 1
         for number, game in enumerate(games, start=first):
-            self.folder.add_row("games.csv", game_row(number, steps, game, epsilon, self._seconds()))
+            row = game_row(number, steps, steps * self.config.frames_per_step, game, epsilon, self._seconds())
+            self.folder.add_row("games.csv", row)
             self.folder.add_scalars(steps, score=game.score, epsilon=epsilon)
             if number % self.config.save_every_games == 0:
                 self._save_network(f"state_dicts/game_{number:06d}.pt")
                 self._save_network("model.pt")
         if multiples_crossed(self._steps_recorded, steps, LOG_EVERY_STEPS):
             self._check_finite()
-            speed = self._progress.steps_per_second(steps)
-            self.folder.add_scalars(steps, **training.take_log_values(), steps_per_second=speed)
+            values = training.take_log_values() | {"steps_per_second": self._progress.steps_per_second(steps)}
+            self.folder.add_scalars(steps, **values)
+            rates = {"learning_rate": training.learning_rate or self.config.learning_rate, "epsilon": epsilon}
+            self.folder.add_row("training.csv", training_row(steps, values | rates))
         self._steps_recorded = steps
         self._progress.show(steps, training.games_finished, training.recent_scores, epsilon)
 
@@ -330,7 +323,7 @@ class Run:
             self._evaluation_games = AtariGames(
                 training.games.rom,
                 self.config.evaluation_games,
-                sticky_actions=self.config.sticky_actions,
+                self.config.rules,
                 max_frames_per_game=MINUTES * FRAMES_PER_MINUTE,
             )
         player = EpsilonGreedyPlayer(training.agent.online_network, epsilon=EPSILON, seed=seed)
@@ -391,9 +384,8 @@ class Run:
 def main() -> None:
     """The command line: flags, or the config of the run that --run-dir names."""
     config = parse(Config, groups=FLAGS)
-    saved = config_of_run(config.run_dir) if config.run_dir else None
-    if saved:
-        config = parse(Config, default=saved, groups=FLAGS)
+    if defaults := defaults_of(config):
+        config = parse(Config, default=defaults, groups=FLAGS)
     train(config)
 
 

@@ -14,6 +14,8 @@ from machine.exits import UsageError
 BYTES_PER_TRANSITION = FRAME_SIZE * FRAME_SIZE + 1 + 4 + 1 + 1  # frame, action, reward, terminal, age
 MINIMUM_ROWS = HISTORY_FRAMES + 4  # per environment: a state's history, its successor, and a few to choose from
 FINGERPRINT_FRAMES = 1_000
+LEAST_PRIORITY = 2e-6  # GamePlay's
+CANDIDATES, LEAST_CANDIDATES = 8, 1_024  # drawn at once for each transition that is wanted by priority, and at least
 
 # A sampled transition is a window of frames: the four of the state and the one after it.
 WINDOW = np.arange(-(HISTORY_FRAMES - 1), 2)
@@ -25,12 +27,16 @@ class Transitions:
 
     windows: (count, 5, 84, 84) uint8 on the memory's device; [:, :4] are the states, [:, 1:] the next states.
     actions: (count,) int64. rewards: (count,) float32, clipped. terminals: (count,) bool, True: do not bootstrap.
+    places: (count,) int64, where they lie in the ring. chances: (count,) float32, how likely each was drawn beside one
+    of the largest priority; None where all are alike.
     """
 
     windows: Tensor
     actions: np.ndarray
     rewards: np.ndarray
     terminals: np.ndarray
+    places: np.ndarray
+    chances: np.ndarray | None = None
 
 
 class ReplayMemory:
@@ -42,8 +48,18 @@ class ReplayMemory:
     TransitionTable.lua is the paper's; docs/differences.md says where this one differs.
     """
 
-    def __init__(self, size: int, num_envs: int, device: torch.device | str = "cpu"):
-        """Allocate `size` transitions; raises `UsageError` for a size that cannot be sampled from or does not fit."""
+    def __init__(
+        self,
+        size: int,
+        num_envs: int,
+        device: torch.device | str = "cpu",
+        *,
+        priority_exponent: float | None = None,
+    ):
+        """Allocate `size` transitions; raises `UsageError` for a size that cannot be sampled from or does not fit.
+
+        With a `priority_exponent` a transition is drawn in proportion to its priority to that power.
+        """
         check_size(size, num_envs, torch.device(device))
         self.num_envs = num_envs
         self.num_rows = size // num_envs
@@ -60,6 +76,8 @@ class ReplayMemory:
         self._rewards = np.zeros(shape, np.float32)
         self._terminals = np.zeros(shape, np.bool_)
         self._ages = np.zeros(shape, np.uint8)
+        self.priority_exponent = priority_exponent
+        self.priorities = None if priority_exponent is None else np.ones(shape, np.float32)
         self._environments = np.arange(num_envs)
         self.first_row = 0  # the first row ever written
         self.row = 0  # the newest row: its frame is known, its action not yet
@@ -101,6 +119,8 @@ class ReplayMemory:
         self._ages[ring_row] = ages
         # What stood here before is forgotten, so that the memory's bytes are a function of the rows it holds.
         self._actions[ring_row] = self._rewards[ring_row] = self._terminals[ring_row] = 0
+        if self.priorities is not None:
+            self.priorities[ring_row] = 1  # the largest: what is new is soon learned from
 
     def latest_states(self) -> Tensor:
         """The states (num_envs, 4, 84, 84) uint8, on the memory's device, in which the agent is to act now."""
@@ -108,18 +128,50 @@ class ReplayMemory:
         return self._gather(self.frame_indices(rows, self._environments)[:, :HISTORY_FRAMES])
 
     def sample(self, count: int, generator: np.random.Generator) -> Transitions:
-        """Draw `count` transitions, uniformly with replacement, from all that are whole; some step was appended."""
-        rows, environments = self.draw(count, generator)
+        """Draw `count` transitions with replacement, uniformly or by priority, from all that are whole; some step was
+        appended."""
+        rows, environments = (self.draw if self.priorities is None else self._draw_by_priority)(count, generator)
         ring_rows = rows % self.num_rows
+        places = self._places(rows, environments)
         return Transitions(
             windows=self._gather(self.frame_indices(rows, environments)),
             actions=self._actions[ring_rows, environments].astype(np.int64),
             rewards=self._rewards[ring_rows, environments],
             terminals=self._terminals[ring_rows, environments],
+            places=places,
+            chances=None if self.priorities is None else self._chances(places),
         )
 
+    def set_priorities(self, drawn: Transitions, td_errors: np.ndarray | None) -> None:
+        """Give transitions the priority min(|TD error| + 2e-6, 1), as GamePlay does; nothing where all are alike.
+
+        td_errors: (count,) float32. Of a transition that was drawn twice the later error counts.
+        """
+        if self.priorities is not None and td_errors is not None:
+            self.priorities.flat[drawn.places] = np.minimum(np.abs(td_errors) + LEAST_PRIORITY, 1)
+
+    def _places(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
+        return rows % self.num_rows * self.num_envs + environments
+
+    def _chances(self, places: np.ndarray) -> np.ndarray:
+        assert self.priorities is not None, "only with priorities"
+        return self.priorities.flat[places] ** np.float32(self.priority_exponent)
+
+    def _draw_by_priority(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        # No priority exceeds 1, so a uniform draw that is kept with probability p ** exponent is exact, without a tree.
+        kept: list[tuple[np.ndarray, np.ndarray]] = []
+        missing = count
+        while missing > 0:
+            candidates = max(CANDIDATES * missing, LEAST_CANDIDATES)
+            rows, environments = self.draw(candidates, generator)
+            keep = generator.random(candidates) < self._chances(self._places(rows, environments))
+            kept.append((rows[keep], environments[keep]))
+            missing -= int(keep.sum())
+        rows, environments = map(np.concatenate, zip(*kept, strict=True))
+        return rows[:count], environments[:count]
+
     def draw(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and environments, (count,) int64 each, of transitions drawn as `sample` does."""
+        """Rows and environments, (count,) int64 each, of transitions drawn uniformly from all that are whole."""
         rows, environments, broken = np.zeros(count, np.int64), np.zeros(count, np.int64), np.arange(count)
         while broken.size:
             rows[broken] = generator.integers(self.oldest_row, self.row, size=broken.size)

@@ -16,13 +16,12 @@ from machine.files import check_output
 from machine.flags import Bounds, Count, Probability, check_bounds, parse
 from model import QNetwork, load_network
 from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, Shot, open_game, shots
-from showing.film import GIF_FRAMES_PER_SECOND, KINDS, Film, filming
+from showing.film import KINDS, Film, filming
 from showing.panel import SCALE, Panel
 from showing.window import Window
 from wrappers import FilmedGame
 
-GIF_SECONDS = 15
-GIF_FRAMES = GIF_SECONDS * GIF_FRAMES_PER_SECOND  # one per agent step
+GIF_SECONDS = 15  # a frame per agent step
 GIF_SCALE = 2
 STOPPED = "before the end: no film was written"
 
@@ -72,19 +71,20 @@ def make_film(config: FilmConfig) -> Path:
     network = load_network(config.state_dict)
     game = open_game(config.state_dict, network)
     path = config.output or Path(f"{game.rom}.gif" if config.gif else f"{game.rom}.mp4")
-    with StopSignal() as stop, closing(game), filming(path) as film:
+    rate = game.rules.steps_per_second
+    with StopSignal() as stop, closing(game), filming(path, rate) as film:
         window = Window(f"{display_name(game.rom)}, filmed") if config.show else None
         play = partial(play_game, config, network, game, stop)
         scenes = [(0, config.from_seconds or 0.0), *((number, 0.0) for number in range(1, config.episodes))]
         if config.gif and config.from_seconds is None:
-            scenes = [best_moments(config, play)]
+            scenes = [best_moments(config, play, rate)]
         for number, start_seconds in scenes:
             last = film_game(config, game, play(number), film, window, start_seconds)
             if not config.gif:
                 say_score(config, number, last)
     made = f"{path}: {film.frames:,} frames, {path.stat().st_size / 1e6:.1f} MB"
     if config.gif:
-        end_seconds = start_seconds + film.frames / GIF_FRAMES_PER_SECOND
+        end_seconds = start_seconds + film.frames / rate
         made += f": game {number + 1}, seed {config.seed + number}, seconds {start_seconds:.1f} to {end_seconds:.1f}"
     print(made)
     return path
@@ -100,7 +100,7 @@ def play_game(config: FilmConfig, network: QNetwork, game: FilmedGame, stop: Sto
         yield shot, player.q_values[0]
 
 
-def best_moments(config: FilmConfig, play: Callable[[int], Play]) -> tuple[int, float]:
+def best_moments(config: FilmConfig, play: Callable[[int], Play], steps_per_second: float) -> tuple[int, float]:
     """The game and the second in it where the GIF with the most points begins: the earliest of several, or (0, 0.0)."""
     best, most = (0, 0.0), 0.0
     for number in range(config.episodes):
@@ -108,13 +108,13 @@ def best_moments(config: FilmConfig, play: Callable[[int], Play]) -> tuple[int, 
         for shot, _ in play(number):
             scores.append(shot.score)
         say_score(config, number, shot)
-        length = min(GIF_FRAMES, len(scores) - 1)
+        length = min(round(GIF_SECONDS * steps_per_second), len(scores) - 1)
         gains = np.subtract(scores[length:], scores[:-length])
         if gains.max() > most:
             most, first = gains.max(), int(gains.argmax())
             # It ends with its last point, and the few that start next hold the same: the middle one shows what follows.
             same = int((np.append(gains[first:], 0) < most).argmax())
-            best = number, (first + same // 2) / GIF_FRAMES_PER_SECOND
+            best = number, (first + same // 2) / steps_per_second
     return best
 
 
@@ -127,11 +127,12 @@ def film_game(
     config: FilmConfig, game: FilmedGame, play: Play, film: Film, window: Window | None, start_seconds: float
 ) -> Shot:
     """Film a game from that second of play on, or as much of it as a GIF holds; returns its last shot."""
-    scale = GIF_SCALE if config.gif else SCALE
-    panel = Panel(display_name(game.rom), game.action_names, scale=scale, plain=config.plain)
+    scale, rate = GIF_SCALE if config.gif else SCALE, game.rules.steps_per_second
+    name = display_name(game.rom)
+    panel = Panel(name, game.action_names, steps_per_second=rate, scale=scale, plain=config.plain)
     for step, (shot, q_values) in enumerate(play):
         panel.update(shot.state, q_values, shot.action, shot.score)
-        seconds = step / GIF_FRAMES_PER_SECOND
+        seconds = step / rate
         if seconds < start_seconds:
             continue  # the panel follows the whole game
         # Many games draw a sprite in every other frame only: where frames are left out, take the maximum of two.
@@ -142,8 +143,8 @@ def film_game(
             if window and "q" in window.pressed():
                 raise KeyboardInterrupt(STOPPED)
             if window:
-                window.show(picture, GIF_FRAMES_PER_SECOND if config.gif else FRAMES_PER_SECOND)
-        if config.gif and film.frames == GIF_FRAMES:
+                window.show(picture, rate if config.gif else FRAMES_PER_SECOND)
+        if config.gif and film.frames == round(GIF_SECONDS * rate):
             break
     if film.frames == 0:
         raise UsageError(f"--from {start_seconds:g}: the game ends after {seconds:.1f} seconds of play; start earlier")

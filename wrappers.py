@@ -12,7 +12,7 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import AtariPreprocessing, RenderCollection
 
-from atari import FRAME_SIZE, FRAMES_PER_MINUTE, FRAMES_PER_STEP, FinishedGame, Step, display_name, game_key
+from atari import FRAME_SIZE, FRAMES_PER_MINUTE, PAPER_RULES, FinishedGame, Rules, Step, display_name, game_key
 from machine.exits import UsageError
 
 MAX_FRAMES_PER_GAME = 30 * FRAMES_PER_MINUTE  # ALE's own limit in training
@@ -32,6 +32,30 @@ def rom_name(game: str) -> str:
     nearest = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
     hint = "did you mean " + ", ".join(display_name(known[name]) for name in nearest) if nearest else "try Breakout"
     raise UsageError(f"unknown game '{game}': {hint}?")
+
+
+@functools.cache
+def action_names(rom: str) -> list[str]:
+    """The names of the actions that a game knows, in the emulator's order."""
+    emulator = ALEInterface()
+    path = roms.get_rom_path(rom)
+    assert path, rom
+    emulator.loadROM(path)
+    return [action.name for action in emulator.getMinimalActionSet()]
+
+
+def choose_actions(rom: str, chosen: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
+    """Names of the actions to play with, and the emulator's number of each; none chosen: all that the game knows.
+
+    Raises `UsageError` for a name that the game does not know, or that comes twice.
+    """
+    known = action_names(rom)
+    odd = [name for name in chosen if name not in known or chosen.count(name) > 1]
+    if odd:
+        why = "comes twice" if odd[0] in known else f"is no action of {display_name(rom)}"
+        raise UsageError(f"--actions: {odd[0]} {why}; there are {', '.join(known)}")
+    names = [*(chosen or known)]
+    return names, np.array([known.index(name) for name in names])
 
 
 class _ScoreKeeper:
@@ -68,18 +92,20 @@ class AtariGames:
     """
 
     def __init__(
-        self, rom: str, num_envs: int, *, sticky_actions: float = 0.0, max_frames_per_game: int = MAX_FRAMES_PER_GAME
+        self, rom: str, num_envs: int, rules: Rules = PAPER_RULES, *, max_frames_per_game: int = MAX_FRAMES_PER_GAME
     ):
         if num_envs < 1:  # ale-py would crash the process
             raise UsageError(f"--num-envs {num_envs} makes no game to play; 1 or more")
         self.rom = rom
         self.num_envs = num_envs
+        self.action_names, self._emulator_actions = choose_actions(rom, rules.actions)
+        self.num_actions = len(self.action_names)
         # Every argument is set: ale-py's defaults clip rewards and press FIRE. stack_num=1: the memory stacks.
         self._environments = AtariVectorEnv(
             self.rom,
             num_envs,
             stack_num=1,
-            frameskip=FRAMES_PER_STEP,
+            frameskip=rules.frames_per_step,
             maxpool=True,
             grayscale=True,
             img_height=FRAME_SIZE,
@@ -90,11 +116,10 @@ class AtariGames:
             episodic_life=False,
             life_loss_info=False,
             full_action_space=False,
-            repeat_action_probability=sticky_actions,
+            repeat_action_probability=rules.sticky_actions,
             max_num_frames_per_episode=max_frames_per_game,
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
-        self.num_actions = int(self._environments.single_action_space.n)  # type: ignore[attr-defined]
         self._keeper = _ScoreKeeper(num_envs)
 
     def reset(self, seed: int | np.ndarray) -> np.ndarray:
@@ -112,7 +137,7 @@ class AtariGames:
         if actions.shape != (self.num_envs,) or actions.min() < 0 or actions.max() >= self.num_actions:
             # ale-py would wait for ever.
             raise ValueError(f"actions must be {self.num_envs} integers below {self.num_actions}, not {actions}")
-        self._environments.send(actions)
+        self._environments.send(self._emulator_actions[actions])
 
     def receive(self) -> Step:
         """Wait for the step that `send` began."""
@@ -132,23 +157,24 @@ class FilmedGame:
 
     num_envs = 1
 
-    def __init__(self, rom: str, *, max_frames_per_game: int = MAX_FRAMES_PER_GAME):
+    def __init__(self, rom: str, rules: Rules = PAPER_RULES, *, max_frames_per_game: int = MAX_FRAMES_PER_GAME):
         self.rom = rom
+        self.rules = rules
+        self.action_names, self._emulator_actions = choose_actions(rom, rules.actions)
+        self.num_actions = len(self.action_names)
         emulator = gym.make(
             f"ALE/{display_name(self.rom)}-v5",
             render_mode="rgb_array",
             frameskip=1,
-            repeat_action_probability=0.0,
+            repeat_action_probability=rules.sticky_actions,
             full_action_space=False,
             max_num_frames_per_episode=max_frames_per_game,
             disable_env_checker=True,
         )
         self._every_frame = RenderCollection(emulator)  # inside the preprocessing, which skips frames
         self._game = AtariPreprocessing(
-            self._every_frame, noop_max=NOOP_MAX_FRAMES, frame_skip=FRAMES_PER_STEP, screen_size=FRAME_SIZE
+            self._every_frame, noop_max=NOOP_MAX_FRAMES, frame_skip=rules.frames_per_step, screen_size=FRAME_SIZE
         )
-        self.action_names: list[str] = emulator.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
-        self.num_actions = len(self.action_names)
         self._keeper = _ScoreKeeper(1)
         self._action = 0
 
@@ -160,7 +186,7 @@ class FilmedGame:
 
     def send(self, actions: np.ndarray) -> None:
         """Keep the action (1,) for `receive`."""
-        self._action = int(actions[0])
+        self._action = int(self._emulator_actions[actions[0]])
 
     def receive(self) -> Step:
         """Play the step; the caller must `reset` after one that ends the game."""

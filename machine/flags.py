@@ -7,7 +7,7 @@ import math
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro import _errors  # not public, but the one place that tells an error from its picture; tyro is pinned
@@ -56,23 +56,46 @@ def check_bounds(config: Any) -> None:
 
     A command line gives the right types; a notebook or a file may not.
     """
-    take_numbers_as_meant(config)
+    check_types(config)
     for name, hint in get_type_hints(type(config), include_extras=True).items():
-        value, (kind, *marks) = getattr(config, name), get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
-        if kind in _NAMES and type(value) is not kind:
-            raise UsageError(f"{flag(name)} {value!r:.50} cannot be: it must be {_NAMES[kind]}")
-        for bounds in marks:
-            if isinstance(bounds, Bounds) and not bounds.hold(value):
-                raise UsageError(f"{flag(name)} {value} cannot be: it must be {bounds}")
+        value = getattr(config, name)
+        for mark in getattr(hint, "__metadata__", ()):
+            if isinstance(mark, Bounds) and value is not None and not mark.hold(value):
+                raise UsageError(f"{flag(name)} {value} cannot be: it must be {mark}")
+
+
+def check_types(config: Any) -> None:
+    """Raise `UsageError` for the first flag of a config dataclass that has another type; numbers are taken as meant."""
+    take_numbers_as_meant(config)
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        may_be_none = value is None and type(None) in get_args(kind)
+        if not may_be_none and (fault := _type_fault(value, _without_none(kind))):
+            raise UsageError(f"{flag(name)} {value!r:.50} cannot be: it must be {fault}")
 
 
 _NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 
 
+def _type_fault(value: Any, kind: Any) -> str | None:
+    """What a value of this type must be, where this one is not; None where it is."""
+    if get_origin(kind) is Literal:
+        return None if value in get_args(kind) else f"one of {', '.join(map(str, get_args(kind)))}"
+    if get_origin(kind) is tuple and get_args(kind)[0] is str:
+        fits = isinstance(value, tuple | list) and all(isinstance(each, str) for each in value)
+        return None if fits else "a list of texts"
+    return None if kind not in _NAMES or type(value) is kind else _NAMES[kind]
+
+
+def _without_none(kind: Any) -> Any:
+    (bare,) = {*(get_args(kind) if type(None) in get_args(kind) else (kind,))} - {type(None)}
+    return bare
+
+
 def take_numbers_as_meant(config: Any) -> None:
     """Let 1 stand for 1.0, 1e6 for 1_000_000 and NumPy's numbers for Python's, as a notebook may give them."""
-    for name, kind in get_type_hints(type(config)).items():
-        value = getattr(config, name)
+    for name, hint in get_type_hints(type(config)).items():
+        value, kind = getattr(config, name), _without_none(hint)
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
         if kind in (int, float) and is_number and kind(value) == value:
             setattr(config, name, kind(value))
@@ -155,6 +178,14 @@ def _numbers(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Pri
         is_instance=lambda value: isinstance(value, kind),
         str_from_instance=lambda value: [str(value)],
     )
+
+
+def number_of(word: str, hint: Any) -> Any:
+    """The number that a text from a file means where the flag is one; else the text."""
+    kind = _without_none(hint)
+    with contextlib.suppress(ValueError):
+        return _number(word, kind) if kind in (int, float) else word
+    return word
 
 
 def _number(word: str, kind: type[float]) -> float:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import threading
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -16,7 +17,7 @@ from atari import game_key
 from machine.checkpoint import CheckpointFile
 from machine.exits import UsageError
 from machine.files import write_text
-from machine.tables import COLUMNS, append_row
+from machine.tables import COLUMNS, OLDEST, append_row
 
 WRITTEN = ("config.json", "model.pt", "best.pt", "checkpoint.pt", "checkpoint.previous.pt", "lock", *COLUMNS)
 EVENTS = "events.out.tfevents.*"
@@ -28,7 +29,7 @@ BEFORE_CHECKPOINT = re.compile(BEFORE_CONFIG.pattern + r"|config\.json|events\.o
 class RunFolder:
     """One training run's files; only one process at a time holds it. A context manager that lets go of them.
 
-    games.csv, evaluations.csv and TensorBoard's files only grow. A checkpoint keeps their lengths (`lengths`) and the
+    games.csv, the other tables and TensorBoard's files only grow. A checkpoint keeps their lengths (`lengths`) and the
     tables' checksums (`digests`); going on from it cuts them back (`cut_back`), so that each game stands there once
     however often a run died.
     """
@@ -74,7 +75,7 @@ class RunFolder:
 
         Curves that were lost are no reason not to go on; they are said. digests: those of older versions are empty.
         """
-        for name, length in (dict.fromkeys(COLUMNS, 1) | lengths).items():
+        for name, length in (dict.fromkeys(OLDEST, 1) | lengths).items():
             file = self.path / name
             size = file.stat().st_size if file.is_file() else -1
             if name not in COLUMNS and size < length:
@@ -94,12 +95,12 @@ class RunFolder:
                 os.truncate(file, lengths.get(file.name, 0))
         for name, columns in COLUMNS.items():
             self._tables[name] = open(self.path / name, "a", newline="")
-            if not lengths:
+            if not lengths.get(name):  # a new run, or one by a version that did not know this table
                 append_row(self._tables[name], columns)
         self._events = SummaryWriter(str(self.path))
 
     def add_row(self, table: str, row: tuple[Any, ...]) -> None:
-        """Append a row to games.csv or evaluations.csv; raises `OSError`."""
+        """Append a row to one of the tables; raises `OSError`."""
         append_row(self._tables[table], row)
 
     def add_scalars(self, step: int, **values: float | None) -> None:
@@ -191,8 +192,8 @@ def check_config(path: Path, config: dict[str, Any], may_change: tuple[str, ...]
         raise UsageError(f"{what}; put back the one that is not this run's, or choose another --run-dir")
 
 
-def read_config(path: Path, known: dict[str, Any]) -> dict[str, Any] | None:
-    """The config.json of a folder, None without one; raises `UsageError` unless keys and types are those of `known`."""
+def read_config(path: Path, known: Container[str]) -> dict[str, Any] | None:
+    """The config.json of a folder, None without one; raises `UsageError` for a key that is not in `known`."""
     file = path / "config.json"
     if not os.path.lexists(file):
         return None
@@ -202,10 +203,8 @@ def read_config(path: Path, known: dict[str, Any]) -> dict[str, Any] | None:
         raise UsageError(f"{file} cannot be read ({error}); restore it, or choose another --run-dir") from None
     if not isinstance(config, dict):
         raise UsageError(f"{file} is not a run's configuration; restore it, or choose another --run-dir")
-    as_good = {(int, float)}  # a person writes 10 for 10.0
-    kinds = {name: (type(config.get(name)), type(value)) for name, value in known.items()}
-    odd = config.keys() ^ known.keys() or {n for n, (a, b) in kinds.items() if a is not b and (a, b) not in as_good}
-    if odd:
+    # One that is missing is newer than the run, and its default changes nothing.
+    if odd := [name for name in config if name not in known]:
         which = ", ".join(sorted(odd))
         raise UsageError(f"{file} is not of this version of the project ({which}); use that version, or restore it")
     return config

@@ -1,4 +1,4 @@
-"""The tables of a run, games.csv and evaluations.csv: their columns, writing a row, reading them back."""
+"""The tables of a run, games.csv and so on: their columns, writing a row, reading them back."""
 
 import csv
 import math
@@ -8,23 +8,34 @@ from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
-from atari import FRAMES_PER_STEP, FinishedGame
+from atari import FinishedGame
 from machine.exits import UsageError
 
 GAME_COLUMNS = ("game", "agent_step", "frames", "score", "length_steps", "epsilon", "seconds")
 EVALUATION_COLUMNS = ("agent_step", "mean", "standard_deviation", "minimum", "maximum", "mean_max_q")
-COLUMNS = {"games.csv": GAME_COLUMNS, "evaluations.csv": EVALUATION_COLUMNS}
+TRAINING_COLUMNS = (
+    *("agent_step", "loss", "mean_q", "deviation_q", "mean_q_held_out", "deviation_q_held_out"),
+    *("learning_rate", "epsilon", "steps_per_second"),
+)
+COLUMNS = {"games.csv": GAME_COLUMNS, "evaluations.csv": EVALUATION_COLUMNS, "training.csv": TRAINING_COLUMNS}
+OLDEST = ("games.csv", "evaluations.csv")  # the tables of every version
 
 
-def game_row(number: int, agent_step: int, game: FinishedGame, epsilon: float, seconds: float) -> tuple[Any, ...]:
+def game_row(
+    number: int, agent_step: int, frames: int, game: FinishedGame, epsilon: float, seconds: float
+) -> tuple[Any, ...]:
     """A row of games.csv, in the order of its columns."""
-    frames = agent_step * FRAMES_PER_STEP
     return number, agent_step, frames, game.score, game.length_steps, epsilon, round(seconds, 1)
 
 
 def evaluation_row(agent_step: int, scores: np.ndarray, mean_max_q: float | None) -> tuple[Any, ...]:
     """A row of evaluations.csv, in the order of its columns."""
     return agent_step, scores.mean(), scores.std(), scores.min(), scores.max(), mean_max_q
+
+
+def training_row(agent_step: int, values: dict[str, float]) -> tuple[Any, ...]:
+    """A row of training.csv, in the order of its columns; what is not known before learning starts is left empty."""
+    return agent_step, *(values.get(column) for column in TRAINING_COLUMNS[1:])
 
 
 def append_row(table: TextIO, row: tuple[Any, ...]) -> None:

@@ -95,7 +95,7 @@ def open_game(path: Path, network: QNetwork) -> FilmedGame:
         rom = rom_name(network.game)
     except UsageError as error:
         raise UsageError(f"{path} was trained on a game that is not here: {error}") from None
-    game = FilmedGame(rom, max_frames_per_game=MINUTES * FRAMES_PER_MINUTE)
+    game = FilmedGame(rom, network.rules, max_frames_per_game=MINUTES * FRAMES_PER_MINUTE)
     try:
         check_actions(path, network, game)
     except UsageError:

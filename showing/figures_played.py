@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
 from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE
 
-from atari import FRAMES_PER_SECOND, FRAMES_PER_STEP, MAX_EMULATOR_SEED, display_name
+from atari import MAX_EMULATOR_SEED, display_name
 from machine.exits import UsageError
 from model import load_network
 from showing.episodes import EPSILON, EpsilonGreedyPlayer, open_game, play_games
@@ -182,8 +182,8 @@ def draw_value(player: Watched) -> Figure:
         thumb = figure.add_subplot(grid[0, place])
         _show_screen(thumb, sights[step], f"step {step:,}: {_number(values[step], digits)}")
         _connect(thumb, (0.5, 0), (step, 1), panel.get_xaxis_transform())
-    rate = FRAMES_PER_SECOND // FRAMES_PER_STEP
-    panel.set(xlabel=f"agent steps ({rate} per second of play)", ylabel="value (max Q)")
+    rate = player.network.rules.steps_per_second
+    panel.set(xlabel=f"agent steps ({rate:g} per second of play)", ylabel="value (max Q)")
     panel.spines["top"].set_visible(False)
     return figure
 

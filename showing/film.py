@@ -11,16 +11,15 @@ import imageio.v3 as iio
 import imageio_ffmpeg
 import numpy as np
 
-from atari import FRAMES_PER_SECOND, FRAMES_PER_STEP
+from atari import FRAMES_PER_SECOND, PAPER_RULES
 from machine import files
 from machine.exits import RunError, UsageError
 from machine.files import check_output, replacing
 
-GIF_FRAMES_PER_SECOND = FRAMES_PER_SECOND // FRAMES_PER_STEP
 # One palette for the whole GIF, made from the film itself.
 PALETTE = "split[all][some];[some]palettegen=stats_mode=diff[palette];[all][palette]paletteuse=dither=none"
 GIF_OUTPUT = ["-vf", PALETTE, "-f", "gif"]
-GIF = {"fps": GIF_FRAMES_PER_SECOND, "codec": "gif", "pixelformat": "pal8", "output_params": GIF_OUTPUT}
+GIF = {"codec": "gif", "pixelformat": "pal8", "output_params": GIF_OUTPUT}
 # yuv420p and an index at the file's start: what browsers want.
 MP4_OUTPUT = ["-crf", "18", "-preset", "veryfast", "-movflags", "+faststart", "-f", "mp4"]
 MP4 = {"fps": FRAMES_PER_SECOND, "codec": "libx264", "pixelformat": "yuv420p", "output_params": MP4_OUTPUT}
@@ -29,9 +28,9 @@ KINDS = {".mp4": files.MP4, ".gif": files.GIF}
 
 
 class Film:
-    """An MP4 (H.264, 60 frames per second) or, by its suffix, a GIF (15), from pictures of one size; see `filming`."""
+    """An MP4 (H.264, 60 frames per second) or, by its suffix, a GIF, from pictures of one size; see `filming`."""
 
-    def __init__(self, path: Path, temporary: Path):
+    def __init__(self, path: Path, temporary: Path, gif_frames_per_second: float):
         self.path = path
         self.frames = 0
         self._temporary = temporary
@@ -41,7 +40,7 @@ class Film:
             quality=None,
             macro_block_size=1,  # any even size will do
             ffmpeg_log_level="quiet",  # what goes wrong is said by `_failed`
-            **(GIF if path.suffix == ".gif" else MP4),
+            **(GIF | {"fps": gif_frames_per_second} if path.suffix == ".gif" else MP4),
         )
 
     def add(self, picture: np.ndarray) -> None:
@@ -72,13 +71,13 @@ class Film:
 
 
 @contextmanager
-def filming(path: Path) -> Iterator[Film]:
+def filming(path: Path, gif_frames_per_second: float = PAPER_RULES.steps_per_second) -> Iterator[Film]:
     """A film that is `path`, whole, once the block has ended well; raises `UsageError` at once where it cannot be."""
     if path.suffix not in KINDS:
         raise UsageError(f"{path} is neither an .mp4 nor a .gif; films are one or the other")
     check_output(path, KINDS[path.suffix])
     with replacing(path, f".{os.getpid()}") as temporary:
-        film = Film(path, temporary)
+        film = Film(path, temporary, gif_frames_per_second)
         try:
             yield film
         finally:

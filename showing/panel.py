@@ -5,7 +5,7 @@ import functools
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from atari import FRAME_SIZE, FRAMES_PER_SECOND, FRAMES_PER_STEP, HISTORY_FRAMES
+from atari import FRAME_SIZE, HISTORY_FRAMES, PAPER_RULES
 
 SCALE = 3  # 160x210 emulator pixels become 480x630
 MARGIN, FRAME_GAP, NUMBER_WIDTH = 12, 4, 58
@@ -14,7 +14,6 @@ NUMBERS_LEFT = PANEL_WIDTH - MARGIN - NUMBER_WIDTH
 CAPTION_HEIGHT, LINE_HEIGHT = 20, 18
 LARGEST_ROW, LEAST_CURVE = 11, 16  # heights, in emulator pixels
 CURVE_SECONDS = 10
-CURVE_STEPS = CURVE_SECONDS * FRAMES_PER_SECOND // FRAMES_PER_STEP
 
 BACKGROUND, ROW, DIM, BRIGHT = (20, 20, 24), (52, 52, 62), (165, 165, 172), (245, 245, 245)
 BLUE, ORANGE = (0, 114, 178), (230, 159, 0)  # Okabe and Ito's colours, which differ in lightness too
@@ -28,8 +27,17 @@ class Panel:
     `update` once per agent step, `picture` once per emulator screen. A plain panel is none: the game alone.
     """
 
-    def __init__(self, game: str, action_names: list[str], *, scale: int = SCALE, plain: bool = False):
+    def __init__(
+        self,
+        game: str,
+        action_names: list[str],
+        *,
+        steps_per_second: float = PAPER_RULES.steps_per_second,
+        scale: int = SCALE,
+        plain: bool = False,
+    ):
         self._game = game
+        self._curve_steps = round(CURVE_SECONDS * steps_per_second)
         self._action_names = action_names
         self._scale = scale
         self._plain = plain
@@ -63,7 +71,8 @@ class Panel:
         After the first seconds the scale only ever grows, and seldom.
         """
         self._largest_advantages.append(np.abs(advantages).max())
-        typical, beginning = float(np.median(self._largest_advantages)), len(self._largest_advantages) <= CURVE_STEPS
+        typical = float(np.median(self._largest_advantages))
+        beginning = len(self._largest_advantages) <= self._curve_steps
         if self._full_bar < 1.5 * typical or (beginning and self._full_bar > 8 * typical):
             self._full_bar = _round_up(2 * typical)
 
@@ -139,7 +148,7 @@ class Panel:
                 _draw_number(draw, middle, "m", _q_text(q_values[index]), colour, font_size)
 
     def _draw_curve(self, draw: ImageDraw.ImageDraw, top: int, bottom: int, q_values: np.ndarray | None) -> None:
-        values = np.array(self._curve if q_values is None else self._curve[-CURVE_STEPS:])
+        values = np.array(self._curve if q_values is None else self._curve[-self._curve_steps :])
         caption = "score so far" if q_values is None else f"value (max Q), the last {CURVE_SECONDS} seconds"
         _draw_caption(draw, top, caption)
         if q_values is not None:
@@ -148,7 +157,7 @@ class Panel:
         draw.rectangle((MARGIN, top, NUMBERS_LEFT, bottom), ROW)
         known = np.isfinite(values)
         if known.any():
-            x = np.linspace(NUMBERS_LEFT, MARGIN, max(len(values), CURVE_STEPS))[len(values) - 1 :: -1][known]
+            x = np.linspace(NUMBERS_LEFT, MARGIN, max(len(values), self._curve_steps))[len(values) - 1 :: -1][known]
             y = bottom - (values[known] - self._low) / (self._high - self._low) * (bottom - top)
             draw.line([*zip(x.tolist(), y.tolist(), strict=True)], ORANGE, 2)
             _draw_number(draw, top, "a", f"{self._high:,.6g}", DIM, 13)

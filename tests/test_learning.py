@@ -103,7 +103,7 @@ def test_learns_to_pass_up_a_small_reward_for_a_later_large_one() -> None:
         for _ in range(UPDATES_PER_TARGET // 2):
             agent.learn(memory.sample(2 * 16, generator))
         agent.copy_target()
-        losses.append(agent.take_mean_loss())
+        losses.append(agent.take_means().get("loss"))
     with torch.no_grad():
         values = agent.online_network(torch.from_numpy(states_on_the_way())).numpy()
     assert (values.argmax(axis=1) == WALK).all()

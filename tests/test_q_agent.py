@@ -136,7 +136,7 @@ def test_several_minibatches_at_once_are_updates_one_after_another() -> None:
     order = (together.optimizer.weights - swapped.optimizer.weights).norm()
     assert difference < 0.01 * order
     assert together.state_dict()["updates_since_loss"] == apart.state_dict()["updates_since_loss"] == 3
-    assert together.take_mean_loss() == pytest.approx(apart.take_mean_loss(), rel=1e-4)
+    assert together.take_means().get("loss") == pytest.approx(apart.take_means().get("loss"), rel=1e-4)
 
 
 def test_learning_leaves_the_target_alone_until_it_is_copied() -> None:
@@ -158,15 +158,15 @@ def test_learning_leaves_the_target_alone_until_it_is_copied() -> None:
 def test_mean_loss_is_the_huber_loss_per_transition_since_the_last_call() -> None:
     memory = random_memory()
     agent = new_agent()
-    assert agent.take_mean_loss() is None
+    assert agent.take_means().get("loss") is None
     losses = []
     for seed in range(3):
         transitions = draw(memory, 32, seed)
         errors = np.abs(td_errors(agent, transitions))
         losses.append(np.where(errors < 1, errors**2 / 2, errors - 0.5).mean())
         agent.learn(transitions)
-    assert agent.take_mean_loss() == pytest.approx(np.mean(losses), rel=1e-4)
-    assert agent.take_mean_loss() is None
+    assert agent.take_means().get("loss") == pytest.approx(np.mean(losses), rel=1e-4)
+    assert agent.take_means().get("loss") is None
 
 
 def test_max_q() -> None:
@@ -278,7 +278,7 @@ def test_loaded_state_goes_on_bit_for_bit() -> None:
             if seed == 2:
                 each.copy_target()
     assert_same_state(agent, loaded)
-    assert agent.take_mean_loss() == loaded.take_mean_loss()
+    assert agent.take_means().get("loss") == loaded.take_means().get("loss")
     states = memory.latest_states()
     assert torch.equal(agent.online_network(states), loaded.online_network(states))
 
@@ -313,7 +313,7 @@ def test_accelerator_does_what_runs_eagerly_on_a_cpu(device: str) -> None:
         for name in ("online", "target", "gradient_mean", "squared_gradient_mean"):
             torch.testing.assert_close(on_device[name], on_cpu[name], rtol=1e-2, atol=1e-4, msg=name)
         assert on_device["updates_since_loss"] == on_cpu["updates_since_loss"]
-    assert agents[1].take_mean_loss() == pytest.approx(agents[0].take_mean_loss(), rel=1e-3)
+    assert agents[1].take_means().get("loss") == pytest.approx(agents[0].take_means().get("loss"), rel=1e-3)
     expected, actions = (
         act_often(agent, memory, [0.0, 0.5, 1.0, 0.0], 20) for memory, agent in zip(memories, agents, strict=True)
     )

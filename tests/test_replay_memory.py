@@ -191,9 +191,10 @@ def test_sampled_arrays_have_the_documented_types() -> None:
     for _ in range(15):
         play.step()
     sampled = memory.sample(7, np.random.default_rng(0))
-    shapes = [array.shape for array in vars(sampled).values()]
-    assert shapes == [(7, 5, 84, 84), (7,), (7,), (7,)]
-    assert [array.dtype for array in vars(sampled).values()] == [torch.uint8, np.int64, np.float32, np.bool_]
+    *arrays, chances = vars(sampled).values()
+    assert [array.shape for array in arrays] == [(7, 5, 84, 84), (7,), (7,), (7,), (7,)]
+    assert [array.dtype for array in arrays] == [torch.uint8, np.int64, np.float32, np.bool_, np.int64]
+    assert chances is None
     assert (memory.latest_states().shape, memory.latest_states().dtype) == ((3, 4, 84, 84), torch.uint8)
     drawn = memory.draw(7, np.random.default_rng(0))
     for array, shape in (*((array, (7,)) for array in drawn), (memory.frame_indices(*drawn), (7, 5))):

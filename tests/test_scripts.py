@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_file(tm
     config = replace(SMALL, learning_rate=1e30, evaluate_every=0, run_dir=tmp_path / "run")
     with pytest.raises(RunError, match=r"no finite number.*agent step [\d,]+.*checkpoint of agent step 0"):
         train(replace(config, checkpoint_minutes=60.0))
-    assert load_network(tmp_path / "run" / "model.pt").conv1.weight.isfinite().all()
+    assert load_network(tmp_path / "run" / "model.pt").hidden.weight.isfinite().all()
 
 
 def test_games_that_no_checkpoint_knows_are_never_overwritten(tmp_path: Path) -> None:

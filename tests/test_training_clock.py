@@ -13,10 +13,11 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
 from atari import FinishedGame, Step
+from config import Hyperparameters
 from machine.exits import UsageError
 from q_agent_train import set_up, step
 from replay_memory import ReplayMemory
-from training import RESEED_STEPS, Hyperparameters, Training, multiples_crossed
+from training import RESEED_STEPS, Training, multiples_crossed
 
 CPU = torch.device("cpu")
 

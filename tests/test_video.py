@@ -113,7 +113,7 @@ def test_gif_is_short_and_small_and_of_the_best_moments(
     video.make_film(video.FilmConfig(model, epsilon=1.0, seed=6, episodes=2, gif=True, output=path))
     meta, frames = frames_of(path)
     assert str(meta["codec"]).startswith("gif")
-    assert len(frames) == video.GIF_FRAMES == 225
+    assert len(frames) == video.GIF_SECONDS * 15 == 225
     assert abs(float(str(meta["duration"])) - video.GIF_SECONDS) < 0.5
     assert path.stat().st_size < 4e6
     games = [steps_of(model, seed) for seed in (6, 7)]
@@ -148,7 +148,7 @@ def test_the_best_moments_are_those_with_the_most_points(
             score = sum(points for when, points in games[number].items() if when <= step)
             yield Shot([], np.zeros((4, 84, 84), np.uint8), 0, score, step == 599, False), np.zeros(4)
 
-    number, start_seconds = video.best_moments(video.FilmConfig(model, episodes=len(games)), play)
+    number, start_seconds = video.best_moments(video.FilmConfig(model, episodes=len(games)), play, 15)
     assert (number, start_seconds * 15) == expected
 
 

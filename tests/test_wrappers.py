@@ -10,7 +10,7 @@ import pytest
 from ale_py import roms
 from conftest import ROOT
 
-from atari import display_name
+from atari import Rules, display_name
 from machine.exits import UsageError
 from replay_memory import ReplayMemory
 from showing.episodes import play_games
@@ -141,7 +141,7 @@ def test_wrong_actions_and_no_environments_are_refused() -> None:
 def test_sticky_actions_change_the_game() -> None:
     frames = {}
     for sticky in (0.0, 0.9):
-        games = AtariGames("pong", 1, sticky_actions=sticky)
+        games = AtariGames("pong", 1, Rules(sticky_actions=sticky))
         games.reset(0)
         for action in (2, 3) * 60:
             games.send(np.array([action]))

@@ -25,6 +25,7 @@ import figures
 import play
 import q_agent_train
 import trained_model_video_generation as film
+from config import FLAGS
 from machine.checkpoint import CheckpointFile, save_state_dict
 from machine.devices import set_up_torch
 from machine.exits import UsageError, exit_with
@@ -338,8 +339,9 @@ ATTACKS = {
     "a key of config.json is lost": (
         lambda run: write("config.json", '{"game": "Pong"}')(run),
         2,
-        "not of this version",
+        '"num_envs": 32,',
     ),
+    "a key that this version does not know": (edit(teacher="me"), 2, "not of this version of the project (teacher)"),
     "config.json is brackets": (write("config.json", "[" * 200_000), 2, "config.json cannot be read"),
     "config.json is a list": (write("config.json", "[]"), 2, "is not a run's configuration"),
     "config.json is a folder": (become_folder("config.json"), 2, "config.json is a folder"),
@@ -459,12 +461,12 @@ def test_a_notebook_is_told_the_same() -> None:
 
 def test_a_whole_number_may_be_typed_as_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [TRAIN, "--steps", "1e6", "--seed", "3"])
-    config = parse(q_agent_train.Config, groups=q_agent_train.FLAGS)
+    config = parse(q_agent_train.Config, groups=FLAGS)
     assert (config.steps, config.seed, type(config.steps)) == (1_000_000, 3, int)
 
 
 def test_every_flag_stands_under_one_heading_of_help() -> None:
-    named = [name for names in q_agent_train.FLAGS.values() for name in names]
+    named = [name for names in FLAGS.values() for name in names]
     assert sorted(named) == sorted(field.name for field in dataclasses.fields(q_agent_train.Config))
 
 

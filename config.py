@@ -1,0 +1,315 @@
+"""Flags: everything that decides what is learned, what belongs to a run, and files of them (configs/)."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_type_hints
+
+import numpy as np
+import torch
+import yaml
+
+from atari import MAX_FRAMES_PER_STEP, Rules
+from machine.exits import UsageError
+from machine.flags import (
+    MOST,
+    Bounds,
+    Count,
+    Positive,
+    Probability,
+    check_bounds,
+    flag,
+    number_of,
+    take_numbers_as_meant,
+)
+from model import Layers, QNetwork, load_network
+from replay_memory import check_size
+from wrappers import choose_actions, rom_name
+
+MAX_ENVS = 256  # each plays 976 agent steps between two fresh seeds: most games come to their end
+# Of each transition: its window of bytes and the target network's layers; the online network's, twice.
+BYTES_DRAWN, BYTES_LEARNING = 200_000, 400_000
+CONFIGS = Path(__file__).parent / "configs"
+FLAGS = {  # the headings of --help
+    "run": ("run_dir", "config", "initial_state_dict", "steps", "games", "seed", "device", "deterministic"),
+    "game": ("game", "num_envs", "frames_per_step", "actions", "sticky_actions"),
+    "network": ("network", "dueling", "separable", "initial_weights"),
+    "memory": (
+        *("replay_size", "replay_start_size"),
+        *("prioritized", "priority_exponent", "importance_exponent", "importance_steps"),
+    ),
+    "learning": (
+        *("minibatch_size", "update_frequency", "updates_per_period", "target_network", "target_update_frequency"),
+        *("discount", "double", "reset_head_every"),
+    ),
+    "optimizer": (
+        *("optimizer", "learning_rate", "learning_rate_end", "learning_rate_steps"),
+        *("rmsprop_decay", "rmsprop_minimum"),
+    ),
+    "exploration": ("epsilon_start", "epsilon_end", "epsilon_decay_steps"),
+    "saving": ("save_every_games", "checkpoint_minutes"),
+    "evaluation": ("evaluate_every", "evaluation_games"),
+}
+NOT_KEPT = ("run_dir", "config")  # flags that are no part of config.json
+MAY_GROW = ("games", "steps")  # the flags that lengthen a run
+MAY_CHANGE = (*NOT_KEPT, *MAY_GROW, "device", "save_every_games", "checkpoint_minutes")  # nothing learned hangs on them
+
+
+@dataclass
+class Hyperparameters:
+    """Everything that decides what is learned; the defaults are the paper's."""
+
+    game: str
+    """The game, by any of its names: BreakoutNoFrameskip-v4, ALE/Breakout-v5, Breakout, breakout."""
+    seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
+    """Seed of the weights, the exploration, the sampling and the emulators."""
+    num_envs: Annotated[int, Bounds(1, MAX_ENVS)] = 32
+    """Games played side by side. The paper plays 1; the ratio of updates to agent steps is the same for any number."""
+    frames_per_step: Annotated[int, Bounds(1, MAX_FRAMES_PER_STEP)] = 4
+    """Frames for which an action is repeated; an agent step has so many (run_gpu: actrep)."""
+    actions: tuple[str, ...] = ()
+    """Names of the only actions allowed, such as FIRE LEFT RIGHT; the network has an output for each."""
+    sticky_actions: Probability = 0.0
+    """Probability that the emulator repeats the last action instead; 0 in the paper, 0.25 in later work."""
+    network: Literal["nature", "nips2013"] = "nature"
+    """Layers of the network: those of the paper, or of its predecessor (Mnih et al. 2013)."""
+    dueling: bool = False
+    """One hidden layer for the value of the state, one for what each action adds to it (Wang et al. 2016)."""
+    separable: bool = False
+    """Each convolution as one per channel, then one across channels: a thirteenth of the multiplications."""
+    initial_weights: Literal["torch7", "lecun", "xavier"] = "torch7"
+    """How weights are drawn: as by the released code, as PFRL's DQN does (LeCun), or as Dopamine's (Xavier)."""
+    initial_state_dict: Path | None = None
+    """Begin a new run with the weights of this state dict instead; its layers and actions must be as many."""
+    replay_size: int = 1_000_000
+    """Transitions in the replay memory, a multiple of num-envs (run_gpu: replay_memory)."""
+    replay_start_size: int = 50_000
+    """Agent steps of random play before learning starts (run_gpu: learn_start)."""
+    prioritized: bool = False
+    """Draw a transition the more often, the larger its last TD error was (Schaul et al. 2016)."""
+    priority_exponent: Probability = 0.6
+    """With --prioritized: 0 draws all alike, 1 in proportion to the error (Schaul et al.: alpha)."""
+    importance_exponent: Probability = 0.4
+    """With --prioritized: how far a smaller step makes up for being drawn often; rises to 1 (Schaul et al.: beta)."""
+    importance_steps: Count = 1_000_000
+    """With --prioritized: agent steps from the start of learning until that exponent is 1."""
+    minibatch_size: Count = 32
+    """Transitions per update (run_gpu: minibatch_size)."""
+    update_frequency: Count = 4
+    """Agent steps per update (run_gpu: update_freq)."""
+    updates_per_period: Annotated[int, Bounds(1, 1_000)] = 1
+    """Updates made where the paper makes one; a run learns from each transition that many times as often."""
+    target_network: bool = True
+    """Without it each update's targets come from the network as the update before left it (Mnih et al. 2013)."""
+    target_update_frequency: Count = 10_000
+    """Agent steps, not updates, between copies to the target network (run_gpu: target_q; NeuralQLearner perceive)."""
+    double: bool = False
+    """The online network chooses the next action, the target network values it (van Hasselt et al. 2016)."""
+    reset_head_every: Annotated[int, Bounds(0, MOST)] = 0
+    """Agent steps between fresh weights for the fully connected layers, 0 for never (Nikishin et al. 2022)."""
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    """The paper's RMSProp, or PyTorch's Adam with its own constants but for the learning rate."""
+    learning_rate: Positive = 0.00025
+    """Step size of the optimizer, constant in the paper (run_gpu: lr)."""
+    learning_rate_end: Annotated[float | None, Bounds(0, 1e30, with_low=False)] = None
+    """Step size that is reached, in a straight line, after --learning-rate-steps; default: it stays the same."""
+    learning_rate_steps: Annotated[int | None, Bounds(1, MOST)] = None
+    """Agent steps from the start of learning until --learning-rate-end is reached."""
+    rmsprop_decay: Annotated[float, Bounds(0, 1, with_high=False)] = 0.95
+    """Decay of both running means of the gradient (NeuralQLearner.lua: qLearnMinibatch)."""
+    rmsprop_minimum: Positive = 0.01
+    """Added to the gradient's variance inside the root (NeuralQLearner.lua: qLearnMinibatch)."""
+    discount: Probability = 0.99
+    """Discount factor per agent step (run_gpu: discount)."""
+    epsilon_start: Probability = 1.0
+    """Probability of a random action until learning starts (run_gpu: ep)."""
+    epsilon_end: Probability = 0.1
+    """Probability of a random action after the decay (run_gpu: ep_end)."""
+    epsilon_decay_steps: Count = 1_000_000
+    """Agent steps of linear decay, from replay-start-size on (run_gpu: ep_endt = replay_memory)."""
+    evaluate_every: Annotated[int, Bounds(0, MOST)] = 250_000
+    """Agent steps between evaluations by the paper's protocol, 0 for never (run_gpu: eval_freq)."""
+    evaluation_games: Annotated[int, Bounds(1, MAX_ENVS)] = 30
+    """Games per evaluation (paper, Methods: Evaluation procedure)."""
+    deterministic: bool = False
+    """On a GPU, use only kernels that always give the same bits, at some cost. A CPU always does."""
+
+    def epsilon(self, agent_steps: np.ndarray) -> np.ndarray:
+        """Probability of a random action at each agent step (count,) int64; float64 (NeuralQLearner.lua, eGreedy)."""
+        learning_steps = np.maximum(0, agent_steps - self.replay_start_size)
+        remaining = np.maximum(0, self.epsilon_decay_steps - learning_steps) / self.epsilon_decay_steps
+        return self.epsilon_end + (self.epsilon_start - self.epsilon_end) * remaining
+
+    def learning_rate_at(self, agent_steps: int) -> float | None:
+        """The step size for the updates of the vector step that begins at `agent_steps`; None: always the same."""
+        if self.learning_rate_end is None or self.learning_rate_steps is None:
+            return None
+        share = min(1.0, max(0, agent_steps - self.replay_start_size) / self.learning_rate_steps)
+        return self.learning_rate + (self.learning_rate_end - self.learning_rate) * share
+
+    def importance_exponent_at(self, agent_steps: int) -> float:
+        """The exponent of the importance weights in the vector step that begins at `agent_steps`."""
+        share = min(1.0, max(0, agent_steps - self.replay_start_size) / self.importance_steps)
+        return self.importance_exponent + (1 - self.importance_exponent) * share
+
+    def updates_until(self, agent_steps: int) -> int:
+        """Updates made in the first `agent_steps`: one at each multiple of the period after the warm-up."""
+        first = self.replay_start_size // self.update_frequency
+        return max(0, agent_steps // self.update_frequency - first)
+
+    def evaluations_until(self, agent_steps: int) -> int:
+        """Evaluations that belong to the first `agent_steps`."""
+        return agent_steps // self.evaluate_every if self.evaluate_every else 0
+
+    @property
+    def rom(self) -> str:
+        """The ROM that the game's name means; raises `UsageError` when there is none."""
+        return rom_name(self.game)
+
+    @property
+    def rules(self) -> Rules:
+        """How the game is played; a state dict of the network knows it, too."""
+        return Rules(self.frames_per_step, tuple(self.actions), self.sticky_actions)
+
+    @property
+    def layers(self) -> Layers:
+        """Which network learns."""
+        return Layers(self.network, self.dueling, self.separable)
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be."""
+        check_bounds(self)
+        if self.replay_start_size < self.num_envs:
+            least = f"at least one step of each environment, {self.num_envs}"
+            raise UsageError(f"--replay-start-size {self.replay_start_size} cannot be: it must be {least}")
+        if self.epsilon_end > self.epsilon_start:
+            raise UsageError(f"--epsilon-end {self.epsilon_end} lies above --epsilon-start {self.epsilon_start}")
+        if (self.learning_rate_end is None) != (self.learning_rate_steps is None):
+            raise UsageError("--learning-rate-end and --learning-rate-steps belong together; give both or neither")
+        self._check_companions()
+        choose_actions(self.rom, self.rules.actions)
+
+    def _check_companions(self) -> None:
+        """Raise `UsageError` for a flag that would do nothing, for want of the one that it belongs to."""
+        rmsprop = self.optimizer == "rmsprop"
+        needs: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
+            ("--prioritized", self.prioritized, ("priority_exponent", "importance_exponent", "importance_steps")),
+            ("--optimizer rmsprop", rmsprop, ("rmsprop_decay", "rmsprop_minimum")),
+            ("--target-network", self.target_network, ("double", "target_update_frequency")),
+        )
+        defaults = {field.name: field.default for field in dataclasses.fields(Hyperparameters)}
+        for companion, is_there, names in needs:
+            for name in names:
+                if not is_there and getattr(self, name) != defaults[name]:
+                    raise UsageError(f"{flag(name)} does nothing without {companion}; leave it out, or add that")
+
+    def check_memory(self, device: torch.device) -> None:
+        """Raise `UsageError` unless the replay memory and the minibatches fit on a device."""
+        free = check_size(self.replay_size, self.num_envs, device)
+        updates = -(-self.num_envs // self.update_frequency)  # of one vector step: their minibatches are drawn at once
+        gigabytes = (updates * BYTES_DRAWN + BYTES_LEARNING) * self.minibatch_size / 1e9
+        if gigabytes > free:
+            needs = f"--minibatch-size {self.minibatch_size} needs about {gigabytes:.1f} GB for {updates} update(s)"
+            raise UsageError(
+                f"{needs}, and beside --replay-size {self.replay_size} {free:.1f} GB are free; choose less"
+            )
+
+
+@dataclass
+class RunConfig(Hyperparameters):
+    """A run: what is learned, how long, where, and what is saved."""
+
+    games: Count = 15_000
+    """Whole games to play; the run ends at this or at --steps, whichever comes first."""
+    steps: Count = 50_000_000
+    """Agent steps to play, of 4 frames each in the paper (run_gpu: steps)."""
+    device: str = "auto"
+    """Where the network and the memory live: cuda, mps, cpu, or auto for the first of them that is there."""
+    run_dir: Path | None = None
+    """Folder of the run: a new one, or one to go on with. Default: runs/<game>-<date>-<time>-seed<seed>."""
+    config: str | None = None
+    """A YAML file of flags, a run's config.json, or the name of a file in configs/; what is typed beside it counts."""
+    save_every_games: Count = 50
+    """Finished games between state dicts in state_dicts/."""
+    checkpoint_minutes: Positive = 5.0
+    """Minutes of wall time between checkpoints."""
+
+    def __post_init__(self) -> None:
+        take_numbers_as_meant(self)  # a notebook or a file may give numbers, names and lists in other types
+        self.run_dir = None if self.run_dir is None else Path(self.run_dir)
+        self.initial_state_dict = None if self.initial_state_dict is None else Path(self.initial_state_dict)
+        self.actions = tuple(self.actions) if isinstance(self.actions, list) else self.actions
+
+    def check_new(self) -> None:
+        """Raise `UsageError` for a new run that would never learn, or lose transitions before it does."""
+        warm_up = f"--replay-start-size {self.replay_start_size}"
+        if self.replay_start_size > self.replay_size:
+            raise UsageError(f"{warm_up} is more than --replay-size {self.replay_size} holds; choose at most that")
+        if self.replay_start_size >= self.steps:
+            raise UsageError(f"nothing would be learned: {warm_up} is not below --steps {self.steps}")
+        self.initial_network()
+
+    def initial_network(self) -> QNetwork | None:
+        """The network that --initial-state-dict names; raises `UsageError` where its weights do not fit."""
+        if self.initial_state_dict is None:
+            return None
+        network, names = load_network(self.initial_state_dict), choose_actions(self.rom, self.rules.actions)[0]
+        there, here = (network.layers, network.num_actions), (self.layers, len(names))
+        if there != here:
+            what = f"--initial-state-dict {self.initial_state_dict} does not fit"
+            raise UsageError(f"{what}: it is for {there[1]} actions, {there[0]}; this run has {here[1]}, {here[0]}")
+        return network
+
+    def as_json(self) -> dict[str, Any]:
+        """The config as config.json holds it; the folder it stands in is its run_dir."""
+        kept = {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_KEPT}
+        path = self.initial_state_dict
+        return kept | {"actions": [*self.actions], "initial_state_dict": None if path is None else str(path)}
+
+    def check_continues(self, saved: Self) -> None:
+        """Raise `UsageError` where this asks a run for something else than the `saved` one it was begun with."""
+        for field in dataclasses.fields(self):
+            name, before, now = flag(field.name), getattr(saved, field.name), getattr(self, field.name)
+            if field.name in MAY_GROW and now < before:
+                which = f"{self.run_dir}, which was begun with {before}"
+                raise UsageError(f"{name} {now} would shorten {which}; it may grow")
+            same = saved.rom == self.rom if field.name == "game" else now == before
+            if field.name not in MAY_CHANGE and not same:
+                way_out = "leave the flag out to go on with the run, or choose another --run-dir"
+                raise UsageError(f"{name} {now} contradicts {self.run_dir}, which was begun with {before}; {way_out}")
+
+
+def values_of_file(name: str) -> dict[str, Any]:
+    """Flags to values of a YAML or JSON file, or of the file in configs/ that has this name; raises `UsageError`."""
+    path = Path(name)
+    if not path.suffix and not path.exists():
+        path = CONFIGS / f"{name}.yaml"
+        if not path.exists():
+            there = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+            raise UsageError(f"--config {name} is neither a file nor one of configs/: {there}")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise UsageError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"--config {path} holds no flags; a line of it reads, for example, learning-rate: 0.0001")
+    kinds = get_type_hints(RunConfig)
+    known = [name for name in kinds if name not in NOT_KEPT]
+    found = {str(key).replace("-", "_"): value for key, value in values.items()}
+    if odd := [key for key in found if key not in known]:
+        nearest = difflib.get_close_matches(odd[0], known, n=1, cutoff=0.4)
+        hint = f"did you mean {nearest[0].replace('_', '-')}?" if nearest else "--help lists the flags"
+        raise UsageError(f"--config {path}: {odd[0].replace('_', '-')} is no flag that a file can hold; {hint}")
+    # YAML 1.1 takes 1e-10 for a text: it wants a point.
+    return {key: number_of(value, kinds[key]) if isinstance(value, str) else value for key, value in found.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as everyone reads it, but for a key that comes twice, of which PyYAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(problem=f"{twice[0]} comes twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)

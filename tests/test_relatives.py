@@ -1,0 +1,436 @@
+"""The relatives: each rule of learning against plain NumPy, and on the corridor against values computed by hand."""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_learning import CELLS, DISCOUNT, QUIT_REWARD, TRUE_VALUES, lua_step, played, states_on_the_way
+from torch import Tensor
+
+from atari import Rules, Step
+from machine.checkpoint import save_state_dict
+from model import Layers, QNetwork, load_network
+from q_agent import Adam, Optimizer, QAgent, RMSProp
+from replay_memory import ReplayMemory, Transitions
+
+ALL_LAYERS = [
+    Layers(network, dueling, separable)
+    for network in ("nature", "nips2013")
+    for dueling in (False, True)
+    for separable in (False, True)
+]
+MINIBATCH = 16
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of learning, as the flags name it."""
+
+    double: bool = False
+    target_network: bool = True
+    adam: bool = False
+    priority_exponent: float | None = None
+    importance_exponent: float = 0.0
+    learning_rate: float = 0.005
+    rmsprop_minimum: float = 0.01
+
+
+class Table(QNetwork):
+    """A value for each cell of the corridor and action, which the column that is bright picks."""
+
+    def __init__(self) -> None:
+        super().__init__("corridor", 2, Layers("nips2013", separable=True))
+        for name in (*self._convolutions, "hidden"):
+            delattr(self, name)
+        self._convolutions = []
+        self.values = torch.nn.Linear(CELLS, 2, bias=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.values(states[:, -1, 0, :: 84 // CELLS] / 255)
+
+
+def new_agent(rule: Rule, layers: Layers | None = None) -> QAgent:
+    """An agent with a table of values, or with a network."""
+    torch.manual_seed(1)
+    network = Table() if layers is None else QNetwork("corridor", 2, layers)
+    weights, head_size = [*network.parameters()], sum(parameter.numel() for parameter in network.head())
+    optimizer: Optimizer
+    if rule.adam:
+        optimizer = Adam(weights, rule.learning_rate, head_size=head_size)
+    else:
+        constants = {"decay": 0.95, "minimum": rule.rmsprop_minimum}
+        optimizer = RMSProp(weights, rule.learning_rate, **constants, head_size=head_size)
+    options = {"double": rule.double, "target_network": rule.target_network}
+    return QAgent(network, optimizer, discount=DISCOUNT, minibatch_size=MINIBATCH, **options)
+
+
+def learn(agent: QAgent, memory: ReplayMemory, rule: Rule, updates: int, *, copy_every: int = 16) -> None:
+    """Learn from the memory as training does; `copy_every` updates, 0 for never."""
+    generator = np.random.default_rng(1)
+    for update in range(updates):
+        drawn = memory.sample(MINIBATCH, generator)
+        memory.set_priorities(drawn, agent.learn(drawn, None, rule.importance_exponent))
+        if copy_every and (update + 1) % copy_every == 0:
+            agent.copy_target()
+
+
+@torch.no_grad()
+def values_of(agent: QAgent) -> np.ndarray:
+    """The Q-values, (CELLS, 2), of each cell as one meets it who walked there."""
+    return agent.online_network(torch.from_numpy(states_on_the_way())).numpy()
+
+
+# The networks.
+
+
+def test_each_network_has_the_parameters_that_its_layers_say() -> None:
+    counts = {
+        layers: [sum(p.numel() for p in QNetwork("x", actions, layers).parameters()) for actions in (4, 6, 18)]
+        for layers in ALL_LAYERS
+    }
+    assert counts[Layers()] == [1_686_180, 1_687_206, 1_693_362]
+    assert counts[Layers("nips2013")] == [677_172, 677_686, 680_770]
+    assert counts[Layers(dueling=True)][:2] == [3_292_837, 3_293_863]
+    assert counts[Layers(separable=True)][0] == 1_615_812
+    assert counts[Layers(dueling=True, separable=True)][1] == 3_223_495  # as in GamePlay, whose head is the same
+    hidden = 2592 * 256 + 256
+    assert counts[Layers("nips2013", dueling=True)][0] == 677_172 + hidden + 257
+
+
+def plain_convolution(maps: np.ndarray, weight: np.ndarray, stride: int, padding: int) -> np.ndarray:
+    """One filter per channel: maps (channels, height, width), weight (channels, kernel, kernel)."""
+    maps = np.pad(maps, ((0, 0), (padding, padding), (padding, padding)))
+    size, kernel = (maps.shape[1] - weight.shape[1]) // stride + 1, weight.shape[1]
+    out = np.zeros((len(maps), size, size))
+    for y in range(size):
+        for x in range(size):
+            patch = maps[:, y * stride : y * stride + kernel, x * stride : x * stride + kernel]
+            out[:, y, x] = (patch * weight).sum((1, 2))
+    return out
+
+
+def test_a_dueling_separable_network_computes_what_its_parts_say() -> None:
+    torch.manual_seed(0)
+    network = QNetwork("x", 5, Layers(dueling=True, separable=True))
+    weights = {name: parameter.detach().double().numpy() for name, parameter in network.named_parameters()}
+    state = np.random.default_rng(0).integers(256, size=(4, 84, 84)).astype(np.uint8)
+    maps = state / 255.0
+    for name, stride, padding in (("conv1", 4, 1), ("conv2", 2, 0), ("conv3", 1, 0)):
+        maps = plain_convolution(maps, weights[f"{name}.0.weight"][:, 0], stride, padding)
+        maps = np.einsum("oc,cyx->oyx", weights[f"{name}.1.weight"][:, :, 0, 0], maps).clip(0)
+    features = (weights["hidden.weight"] @ maps.transpose(1, 2, 0).flatten() + weights["hidden.bias"]).clip(0)
+    value = weights["state_value.weight"] @ features[:512] + weights["state_value.bias"]
+    advantages = weights["values.weight"] @ features[512:] + weights["values.bias"]
+    with torch.no_grad():
+        q_values = network(torch.from_numpy(state)[None])[0].numpy()
+    np.testing.assert_allclose(q_values, value + advantages - advantages.mean(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", ALL_LAYERS, ids=str)
+def test_a_state_dict_alone_is_enough_for_every_network(tmp_path: Any, layers: Layers) -> None:
+    rules = Rules(frames_per_step=2, actions=("FIRE", "LEFT"), sticky_actions=0.25)
+    network = QNetwork("breakout", 2, layers, rules)
+    save_state_dict(network.state_dict(), tmp_path / "model.pt")
+    loaded = load_network(tmp_path / "model.pt")
+    assert (loaded.layers, loaded.rules, loaded.num_actions) == (layers, rules, 2)
+    states = torch.randint(256, (3, 4, 84, 84), dtype=torch.uint8)
+    assert torch.equal(loaded(states), network(states))
+
+
+def test_the_state_dict_of_the_papers_network_says_nothing_new() -> None:
+    described = QNetwork("breakout", 4).state_dict()["_extra_state"]
+    assert described == {"game": "breakout", "num_actions": 4, "input": [4, 84, 84]}
+
+
+@pytest.mark.parametrize("kind", ["torch7", "lecun", "xavier"])
+def test_initial_weights_are_spread_as_their_source_spreads_them(kind: str) -> None:
+    torch.manual_seed(0)
+    network = QNetwork("x", 18, initial_weights=kind)
+    for name in ("conv2", "hidden", "values"):
+        weight, bias = network.get_parameter(f"{name}.weight"), network.get_parameter(f"{name}.bias")
+        fan_in, fan_out = weight[0].numel(), weight.numel() // weight.shape[1]
+        largest = {"torch7": fan_in**-0.5, "lecun": 10.0, "xavier": (6 / (fan_in + fan_out)) ** 0.5}[kind]
+        deviation = fan_in**-0.5 if kind == "lecun" else largest / 3**0.5
+        assert weight.std().item() == pytest.approx(deviation, rel=0.03)
+        assert weight.abs().max().item() <= largest
+        if kind == "torch7":
+            assert 0.9 * largest < bias.abs().max().item() <= largest
+        else:
+            expected = 0.1 if kind == "lecun" and name != "values" else 0.0  # PFRL's LargeAtariCNN, Dopamine
+            assert torch.equal(bias, torch.full_like(bias, expected))
+
+
+@pytest.mark.parametrize("layers", ALL_LAYERS, ids=str)
+def test_a_fresh_head_leaves_the_convolutions_and_every_generator_alone(layers: Layers) -> None:
+    torch.manual_seed(0)
+    network, other = (QNetwork("x", 4, layers, initial_weights="lecun") for _ in range(2))
+    before, generator = copy.deepcopy(dict(network.named_parameters())), torch.get_rng_state()
+    network.redraw_head(7)
+    other.redraw_head(7)
+    assert torch.equal(torch.get_rng_state(), generator)
+    for name, parameter in network.named_parameters():
+        drawn_anew = not name.startswith("conv")
+        assert torch.equal(parameter, before[name]) == (not drawn_anew or name.endswith("bias"))  # lecun's are constant
+        if not name.endswith("bias"):
+            assert torch.equal(parameter, other.get_parameter(name)) == drawn_anew
+        if drawn_anew and parameter.numel() > 500:
+            assert parameter.std().item() == pytest.approx(before[name].std().item(), rel=0.1, abs=1e-6)
+    network.redraw_head(8)
+    assert not torch.equal(network.hidden.weight, other.hidden.weight)
+
+
+# The update, against NumPy in float64.
+
+
+class NaiveAgent:
+    """The same rule on an independent network: targets by hand, one transition at a time, float64 optimizers."""
+
+    def __init__(self, agent: QAgent, rule: Rule):
+        self.online, self.target = (copy.deepcopy(agent.online_network).double() for _ in range(2))
+        self.rule = rule
+        size = sum(parameter.numel() for parameter in self.online.parameters())
+        self.first, self.second = np.zeros(size), np.zeros(size)
+
+    def q_values(self, network: QNetwork, state: Tensor) -> Tensor:
+        maps = state[None].double() / 255
+        for name in ("conv1", "conv2"):
+            maps = torch.relu(network.get_submodule(name)(maps))
+        hidden = torch.relu(network.hidden(maps.permute(0, 2, 3, 1).flatten(1)))
+        return network.values(hidden)[0]
+
+    def learn(self, drawn: Transitions, learning_rate: float, weights: np.ndarray) -> list[float]:
+        """One update of a minibatch; returns the TD errors."""
+        self.online.zero_grad()
+        errors = []
+        for i, window in enumerate(drawn.windows):
+            with torch.no_grad():
+                online, target = (self.q_values(network, window[1:]) for network in (self.online, self.target))
+                if self.rule.double:
+                    bootstrap = target[int(online.argmax())]
+                else:
+                    bootstrap = (target if self.rule.target_network else online).max()
+                goal = float(drawn.rewards[i]) + (0 if drawn.terminals[i] else DISCOUNT * float(bootstrap))
+            taken = self.q_values(self.online, window[:4])[drawn.actions[i]]
+            errors.append(goal - taken.item())
+            taken.backward(torch.tensor(-weights[i] * np.clip(errors[-1], -1, 1), dtype=torch.float64))
+        flat = torch.cat([parameter.detach().flatten() for parameter in self.online.parameters()]).numpy()
+        d = torch.cat(
+            [parameter.grad.flatten() for parameter in self.online.parameters() if parameter.grad is not None]
+        )
+        flat, self.first, self.second = lua_step(flat, -d.numpy(), self.first, self.second, learning_rate)
+        begin = 0
+        with torch.no_grad():
+            for parameter in self.online.parameters():
+                parameter.copy_(torch.from_numpy(flat[begin : begin + parameter.numel()].reshape(parameter.shape)))
+                begin += parameter.numel()
+        return errors
+
+    def weights(self) -> dict[str, Tensor]:
+        return dict(self.online.named_parameters())
+
+
+RULES: dict[str, Rule] = {
+    "the paper's": Rule(),
+    "double": Rule(double=True),
+    "no target network": Rule(target_network=False),
+    "prioritized": Rule(priority_exponent=0.7, importance_exponent=0.5),
+    "double and prioritized": Rule(double=True, priority_exponent=0.6, importance_exponent=1.0),
+    "another learning rate": Rule(learning_rate=0.0005),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_three_updates_are_those_of_a_naive_agent(name: str) -> None:
+    """In one call, as a vector step makes them."""
+    rule = RULES[name]
+    memory, agent = played(300), new_agent(rule, Layers("nips2013"))
+    with torch.no_grad():  # target and online network choose differently
+        agent.online_network.values.bias.add_(torch.tensor([0.3, 0.0]))
+    naive = NaiveAgent(agent, rule)
+    with torch.no_grad():
+        agent.target_network.values.bias.copy_(torch.tensor([0.0, 0.4]))
+        naive.target.values.bias.copy_(torch.tensor([0.0, 0.4]))
+    drawn = memory.sample(3 * MINIBATCH, np.random.default_rng(3))
+    if rule.priority_exponent is not None:
+        chances = np.random.default_rng(4).random(3 * MINIBATCH).astype(np.float32) ** rule.priority_exponent
+        drawn = replace(drawn, chances=chances)
+    rate = 0.002 if name == "another learning rate" else None
+    errors = agent.learn(drawn, rate, rule.importance_exponent)
+    expected: list[float] = []
+    for begin in range(0, 3 * MINIBATCH, MINIBATCH):
+        part = slice(begin, begin + MINIBATCH)
+        batch = Transitions(
+            drawn.windows[part], drawn.actions[part], drawn.rewards[part], drawn.terminals[part], drawn.places[part]
+        )
+        weights = np.ones(MINIBATCH)
+        if drawn.chances is not None:
+            probabilities = [float(chance) / float(drawn.chances.sum()) for chance in drawn.chances[part]]
+            weights = np.array([(300 * p) ** -rule.importance_exponent for p in probabilities])
+            weights /= max(weights)
+        expected.extend(naive.learn(batch, rate or rule.learning_rate, weights))
+    for parameter_name, value in naive.weights().items():
+        np.testing.assert_allclose(
+            agent.online_network.get_parameter(parameter_name).detach().numpy(), value.detach().numpy(), atol=2e-6
+        )
+    if rule.priority_exponent is None:
+        assert errors is None
+    else:
+        assert errors is not None
+        np.testing.assert_allclose(errors, np.array(expected), atol=1e-5)
+    assert agent.take_means().keys() == {"loss", "mean_q", "deviation_q"}
+    assert agent.take_means() == {}
+
+
+# The corridor.
+
+
+@pytest.mark.parametrize(
+    ("layers", "adam"),
+    [(Layers("nips2013"), False), (Layers("nips2013", True), False), (Layers("nips2013", True, True), True)],
+    ids=str,
+)
+def test_every_network_learns_the_corridor(layers: Layers, adam: bool) -> None:
+    rule = Rule(adam=adam, learning_rate=0.0005)
+    agent, memory = new_agent(rule, layers), played(500)
+    learn(agent, memory, rule, 240)
+    np.testing.assert_allclose(values_of(agent), TRUE_VALUES, atol=0.15)
+
+
+def frozen(agent: QAgent) -> None:
+    """Let the target network value quitting at 1 and walking at 0, everywhere and for ever."""
+    with torch.no_grad():
+        agent.target_network.values.weight.copy_(torch.tensor([[1.0], [0.0]]).expand(2, CELLS))
+
+
+# Walking is worth 1 in the last cell, which it ends; before that the discounted value of the next cell, of which the
+# target network says 1 for quitting and 0 for walking. The online network learns to quit for 0.2 where walking is worth
+# less: in the cells that lie before one where it is 0.
+CHOSEN_BY_ONLINE = [0.0, DISCOUNT, 0.0, 1.0]
+CHOSEN_BY_TARGET = [DISCOUNT, DISCOUNT, DISCOUNT, 1.0]  # the paper's rule
+
+
+@pytest.mark.parametrize(("double", "walking"), [(True, CHOSEN_BY_ONLINE), (False, CHOSEN_BY_TARGET)])
+def test_double_values_what_the_online_network_chooses(double: bool, walking: list[float]) -> None:
+    rule = Rule(double=double)
+    agent, memory = new_agent(rule), played(500)
+    frozen(agent)
+    learn(agent, memory, rule, 800, copy_every=0)
+    np.testing.assert_allclose(values_of(agent)[:, 1], walking, atol=0.05)
+    np.testing.assert_allclose(values_of(agent)[:, 0], QUIT_REWARD, atol=0.05)
+
+
+@pytest.mark.parametrize("target_network", [False, True])
+def test_without_a_target_network_values_travel_with_every_update(target_network: bool) -> None:
+    rule = Rule(target_network=target_network)
+    agent, memory = new_agent(rule), played(500)
+    frozen(agent)
+    learn(agent, memory, rule, 800, copy_every=0)
+    walking = CHOSEN_BY_TARGET if target_network else TRUE_VALUES[:, 1]
+    np.testing.assert_allclose(values_of(agent)[:, 1], walking, atol=0.05)
+
+
+def gamble(size: int, exponent: float | None) -> ReplayMemory:
+    """One state whose only action ends the game and pays 1 every fourth time, else nothing."""
+    memory = ReplayMemory(size, 1, priority_exponent=exponent)
+    frame = np.full((1, 84, 84), 128, np.uint8)
+    memory.start(0, frame)
+    for step in range(size + 8):
+        yes = np.ones(1, np.bool_)
+        memory.append(np.zeros(1, np.int64), Step(frame, np.array([float(step % 4 == 0)]), yes, yes, []))
+    return memory
+
+
+@pytest.mark.parametrize(
+    ("exponent", "importance", "expected"),
+    [
+        (None, 0.0, 0.25),  # the mean
+        (1.0, 1.0, 0.25),  # drawn by error, and weighted so that the mean comes out
+        (1.0, 0.0, 1 / (1 + 3**0.5)),  # 1/4 (1 - Q)^2 = 3/4 Q^2: rare large errors count for more
+        (0.5, 0.0, 1 / (1 + 3 ** (1 / 1.5))),  # 1/4 (1 - Q)^1.5 = 3/4 Q^1.5
+    ],
+)
+def test_priorities_draw_by_error_and_importance_weights_make_up_for_it(
+    exponent: float | None, importance: float, expected: float
+) -> None:
+    # So large a minimum makes plain gradient descent of it, whose mean is not biased by its own scale.
+    rule = Rule(priority_exponent=exponent, importance_exponent=importance, learning_rate=1.0, rmsprop_minimum=1e6)
+    agent, memory = new_agent(rule), gamble(41, exponent)
+    learn(agent, memory, rule, 500)
+    values = []
+    for _ in range(50):
+        learn(agent, memory, rule, 10)
+        values.append(agent.online_network(torch.full((1, 4, 84, 84), 128))[0, 0].item())
+    assert np.mean(values) == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("reset", [True, False])
+@pytest.mark.parametrize("adam", [True, False])
+def test_a_fresh_head_learns_where_the_old_one_was_dead(reset: bool, adam: bool) -> None:
+    rule = Rule(adam=adam, learning_rate=0.0005)
+    agent, memory = new_agent(rule, Layers("nips2013")), played(500)
+    learn(agent, memory, rule, 8)
+    with torch.no_grad():
+        agent.online_network.hidden.bias.fill_(-1_000.0)  # no hidden unit ever lives again
+    if reset:
+        agent.reset_head(3)
+        assert torch.equal(agent.optimizer.weights, agent._target_weights)
+        assert not agent.optimizer.gradient_mean[agent.optimizer.head].any()
+        assert not agent.optimizer.squared_gradient_mean[agent.optimizer.head].any()
+        assert agent.optimizer.gradient_mean.any()
+    learn(agent, memory, rule, 240)
+    close = np.allclose(values_of(agent), TRUE_VALUES, atol=0.15)
+    assert close == reset
+
+
+@pytest.mark.parametrize("adam", [True, False])
+def test_adam_learns_rewards_that_are_too_small_for_the_papers_rmsprop(adam: bool) -> None:
+    """Beside the 0.01 in the root of RMSProp small gradients are nothing; Adam's steps do not hang on their size."""
+    rule = Rule(adam=adam, learning_rate=1e-6)
+    agent, memory = new_agent(rule), played(500)
+    with torch.no_grad():
+        agent.optimizer.weights.zero_()
+    agent.copy_target()
+    memory._rewards *= 1e-4
+    learn(agent, memory, rule, 800)
+    close = np.allclose(values_of(agent), 1e-4 * TRUE_VALUES, atol=1e-5)
+    assert close == adam
+
+
+def test_adam_is_the_one_of_its_paper_and_counts_the_heads_updates_apart() -> None:
+    generator = np.random.default_rng(0)
+    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (7, 5)]
+    optimizer = Adam(parameters, 0.01, head_size=5)
+    weights, first, second, updates = np.zeros(12), np.zeros(12), np.zeros(12), np.zeros(12)
+    for step in range(30):
+        if step == 20:
+            optimizer.forget_head()
+            first[7:] = second[7:] = updates[7:] = 0
+        d = generator.normal(0.1 * step, 1.0, 12)
+        optimizer.gradient.copy_(torch.from_numpy(d))
+        rate = 0.01 if step < 10 else 0.002
+        optimizer.step(None if step < 10 else torch.tensor(rate))
+        updates += 1
+        first, second = 0.9 * first + 0.1 * d, 0.999 * second + 0.001 * d * d
+        weights -= rate * first / (1 - 0.9**updates) / (np.sqrt(second / (1 - 0.999**updates)) + 1e-8)
+        np.testing.assert_allclose(optimizer.weights.numpy(), weights, atol=1e-6)
+    assert torch.equal(torch.cat([parameter.detach() for parameter in parameters]), optimizer.weights)
+
+
+def test_a_learning_rate_of_the_moment_replaces_the_constant() -> None:
+    memory, still, constant, given = (
+        played(300),
+        new_agent(Rule()),
+        new_agent(Rule()),
+        new_agent(Rule(learning_rate=1.0)),
+    )
+    drawn = memory.sample(2 * MINIBATCH, np.random.default_rng(0))
+    before = still.optimizer.weights.clone()
+    still.learn(drawn, 0.0)
+    constant.learn(drawn)
+    given.learn(drawn, 0.005)
+    assert torch.equal(still.optimizer.weights, before)
+    torch.testing.assert_close(given.optimizer.weights, constant.optimizer.weights, rtol=0, atol=1e-7)
+    assert not torch.equal(constant.optimizer.weights, before)
