@@ -222,8 +222,8 @@ class Run:
         """Take over the newest sound checkpoint and play its tape; False when there is nothing to do."""
         checkpoint, fault = self.folder.checkpoints.load()
         what = f"the checkpoint in {self.folder.path}"
-        expected = {**OLD_FORMAT, "training": self.training.state_dict()}
-        del expected["training"]["agent"]["q_sums"]
+        expected = {**OLD_FORMAT, "training": self.training.state_dict() | {"priorities": None}}  # of any size
+        del expected["training"]["agent"]["q_sums"]  # older versions have none
         if odd := misfit(checkpoint, expected):
             raise RunError(f"{what} is not what this version reads ({odd}); use the version that wrote it")
         if fault:

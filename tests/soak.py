@@ -17,6 +17,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import q_agent_train
 import training
 from machine.checkpoint import CheckpointFile
 from q_agent_train import Config, train
@@ -41,6 +42,7 @@ SMALL = Config(
 
 
 RESEED_STEPS = 400  # instead of 250,000, so that a small run crosses several fresh seeds
+LOG_EVERY_STEPS = 100  # instead of 10,000, so that it has rows in training.csv
 
 
 def memory_digest(memory: Any) -> str:
@@ -59,6 +61,7 @@ def start(config: Config) -> int:
         return process
     sys.stdout = sys.stderr = open(os.devnull, "w")
     training.RESEED_STEPS = RESEED_STEPS
+    q_agent_train.LOG_EVERY_STEPS = LOG_EVERY_STEPS
     close = training.Training.close
 
     def close_and_tell(self: training.Training) -> None:
@@ -88,9 +91,10 @@ def end_of(run_dir: Path) -> dict[str, Any]:
     """All that a run ended with and that must not depend on interruptions."""
     state, fault = CheckpointFile(run_dir).load()
     assert fault is None
-    with open(run_dir / "games.csv", newline="") as file:
-        games = [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
-    end: dict[str, Any] = {"games.csv": games, "evaluations.csv": (run_dir / "evaluations.csv").read_text()}
+    end: dict[str, Any] = {"evaluations.csv": (run_dir / "evaluations.csv").read_text()}
+    for name, of_the_clock in (("games.csv", "seconds"), ("training.csv", "steps_per_second")):
+        with open(run_dir / name, newline="") as file:
+            end[name] = [{**row, of_the_clock: ""} for row in csv.DictReader(file)]
     end["memory"] = (run_dir / "memory.sha256").read_text()
     for name in ("model.pt", "best.pt"):
         end[name] = hashlib.sha256((run_dir / name).read_bytes()).hexdigest()

@@ -17,21 +17,23 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from soak import RESEED_STEPS, SMALL, differences, hashed, interrupt, start
+from soak import LOG_EVERY_STEPS, RESEED_STEPS, SMALL, differences, hashed, interrupt, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from atari import FinishedGame, Step
 from machine.checkpoint import CheckpointFile
+from model import load_network
 from q_agent_train import Config, set_up, step, train
 from showing.episodes import play_protocol
-from training import Training
+from training import Training, _packed
 from wrappers import AtariGames
 
 TINY = replace(SMALL, steps=1_200, replay_size=320)
 # The script, but with the fresh seeds of `start`.
 SCRIPT = f"""
-import training
+import q_agent_train, training
 training.RESEED_STEPS = {RESEED_STEPS}
+q_agent_train.LOG_EVERY_STEPS = {LOG_EVERY_STEPS}
 from machine.exits import exit_with
 from q_agent_train import main
 exit_with(main)
@@ -40,7 +42,8 @@ exit_with(main)
 
 def flags(config: Config) -> list[str]:
     """The config as command line flags."""
-    values = {name: value for name, value in config.as_json().items() if name != "deterministic"}
+    usual = Config().as_json()
+    values = {name: value for name, value in config.as_json().items() if value != usual[name]}
     pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in values.items())
     return [*(word for pair in pairs for word in pair), "--run-dir", str(config.run_dir)]
 
@@ -89,6 +92,59 @@ def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(
     assert differences(whole, tmp_path / "killed") == []
     with open(whole / "evaluations.csv", newline="") as file:
         assert [int(row["agent_step"]) for row in csv.DictReader(file)] == [600, 1_200, 1_800]
+
+
+EVERYTHING: dict[str, dict[str, Any]] = {
+    "nature": {
+        "dueling": True,
+        "separable": True,
+        "double": True,
+        "learning_rate_end": 1e-5,
+        "actions": ("UP", "FIRE"),
+    },
+    "nips2013": {"optimizer": "adam", "target_network": False, "target_update_frequency": 10_000},
+}
+
+
+@pytest.mark.parametrize("network", EVERYTHING)
+def test_killed_five_times_a_run_with_every_option_ends_as_if_nothing_had_happened(
+    tmp_path: Path, network: Any
+) -> None:
+    """Each kill comes when a checkpoint is there that is later than learning, a fresh head and changed priorities."""
+    options: dict[str, Any] = {
+        "prioritized": True,
+        "importance_steps": 500,
+        "reset_head_every": 150,
+        "updates_per_period": 2,
+    }
+    options |= {"frames_per_step": 3, "sticky_actions": 0.25, "initial_weights": "lecun", "network": network}
+    options |= {"learning_rate_end": 1e-4, "learning_rate_steps": 700, "num_envs": 5, "steps": 1_000} | EVERYTHING[network]
+    first = replace(SMALL, **{**options, "reset_head_every": 0, "steps": 300, "run_dir": tmp_path / "first"})
+    begun = finish(first) / "model.pt"
+    config = replace(SMALL, **options, initial_state_dict=begun, run_dir=tmp_path / "killed")
+    whole = finish(replace(config, run_dir=tmp_path / "whole"))
+    checkpoints = CheckpointFile(tmp_path / "killed")
+
+    def past(agent_steps: int) -> bool:
+        return checkpoints.exists() and checkpoints.load()[0]["training"]["agent_steps"] > agent_steps
+
+    for agent_steps in (400, 500, 600, 700, 800):  # learning starts at 240, the second fresh head comes at 300
+        process = start(config)
+        while not past(agent_steps):
+            time.sleep(0.3)  # looking takes a while itself
+            assert os.waitpid(process, os.WNOHANG) == (0, 0), "the run ended"
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        assert past(agent_steps)
+        (priorities,) = {hashed(checkpoints.load()[0]["training"]["priorities"])}
+        assert priorities != hashed(_packed(np.ones((96, 5), np.float32)))
+    finish(config)
+    assert differences(whole, tmp_path / "killed") == []
+    assert load_network(whole / "model.pt").rules.frames_per_step == 3
+    with open(whole / "training.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["agent_step"]) for row in rows] == list(range(100, 1_001, 100))
+    assert len({row["learning_rate"] for row in rows[2:9]}) == 7
 
 
 def test_tensorboard_and_games_csv_hold_each_game_once_after_interruptions(tmp_path: Path) -> None:
