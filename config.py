@@ -48,10 +48,10 @@ FLAGS = {  # the headings of --help
         *("rmsprop_decay", "rmsprop_minimum"),
     ),
     "exploration": ("epsilon_start", "epsilon_end", "epsilon_decay_steps"),
-    "saving": ("save_every_games", "checkpoint_minutes"),
+    "saving": ("save_every_games", "checkpoint_minutes", "webhook"),
     "evaluation": ("evaluate_every", "evaluation_games"),
 }
-NOT_KEPT = ("run_dir", "config")  # flags that are no part of config.json
+NOT_KEPT = ("run_dir", "config", "webhook")  # flags that are no part of config.json
 MAY_GROW = ("games", "steps")  # the flags that lengthen a run
 MAY_CHANGE = (*NOT_KEPT, *MAY_GROW, "device", "save_every_games", "checkpoint_minutes")  # nothing learned hangs on them
 
@@ -234,6 +234,8 @@ class RunConfig(Hyperparameters):
     """Finished games between state dicts in state_dicts/."""
     checkpoint_minutes: Positive = 5.0
     """Minutes of wall time between checkpoints."""
+    webhook: str | None = dataclasses.field(default=None, repr=False)
+    """Address (https) of a Slack or Discord webhook that is told how the run fares. Default: DQN_WEBHOOK_URL."""
 
     def __post_init__(self) -> None:
         take_numbers_as_meant(self)  # a notebook or a file may give numbers, names and lists in other types

@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import math
 import shlex
+import socket
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from machine.flags import check_types, parse
 from machine.progress import Progress
 from machine.run_folder import RunFolder, check_config, check_is_run_or_new, read_config
 from machine.tables import evaluation_row, game_row, training_row
+from machine.webhook import Webhook
 from model import QNetwork
 from q_agent import Adam, Optimizer, QAgent, RMSProp
 from replay_memory import ReplayMemory
@@ -101,13 +103,14 @@ def step(training: Training) -> list[FinishedGame]:
 def train(config: Config) -> Path:
     """Train as `config` says, or go on with the run in its folder; returns it. Raises `UsageError` and `RunError`."""
     device, run_dir = prepare(config)
-    with RunFolder(run_dir) as folder:
+    subject = f"{run_dir.resolve().name} on {socket.gethostname()}: {config.rom}"
+    with Webhook(config.webhook, subject) as webhook, RunFolder(run_dir) as folder:
         if not folder.checkpoints.exists():  # said first: starting the emulators takes seconds
             print(f"Training on {config.rom}, device {device}: {run_dir}")
         with (
             closing(set_up(config, device)) as training,
             StopSignal() as stop,
-            Run(config, training, folder, stop) as run,
+            Run(config, training, folder, stop, webhook) as run,
         ):
             if not run.begin():  # anew, or from the newest checkpoint
                 return run_dir
@@ -171,11 +174,12 @@ def checked(config: Config, file: Path | str | None) -> Config:
 class Run:
     """A training with its files: what is saved, logged, evaluated and shown, and when."""
 
-    def __init__(self, config: Config, training: Training, folder: RunFolder, stop: StopSignal):
+    def __init__(self, config: Config, training: Training, folder: RunFolder, stop: StopSignal, webhook: Webhook):
         self.config = config
         self.training = training
         self.folder = folder
         self.stop = stop
+        self.webhook = webhook
         self.best_mean = -math.inf
         self.seconds_before = 0.0  # spent on this run by processes before this one
         self.last_saved = "nothing yet"
@@ -212,6 +216,8 @@ class Run:
             self._write_checkpoint()
             self._save_network("model.pt")
             print(f"Watch it from another terminal: python play.py --follow {self._folder_typed}")
+            until = f"{self.config.steps:,} agent steps or {self.config.games:,} games"
+            self.webhook.send(f"begins on {training.memory.device}, seed {self.config.seed}, until {until}")
         self._steps_recorded = training.agent_steps
         begins, limits = self.config.replay_start_size, (self.config.steps, self.config.games)
         reached = training.agent_steps, training.games_finished
@@ -247,6 +253,8 @@ class Run:
         self.seconds_before = checkpoint["seconds"]
         self.last_saved = f"agent step {self.training.agent_steps:,}"
         print(f"Going on at game {self.training.games_finished:,}, {self.last_saved}: {self.folder.path}")
+        where = f"{self.training.memory.device}, seed {self.config.seed}"
+        self.webhook.send(f"goes on at {self.last_saved} of {self.config.steps:,} on {where}")
         return True
 
     def _play_tape(self, checkpoint: dict[str, Any]) -> bool:
@@ -342,6 +350,8 @@ class Run:
         mean = f"mean score {scores.mean():.1f} of {len(scores)} games"
         when = f"agent step {training.agent_steps:,}, after {datetime.timedelta(seconds=round(self._seconds()))}"
         tqdm.write(f"Evaluation at {when}: {mean}{note}")
+        best = "the best so far" if note else f"best {self.best_mean:.1f}"
+        self.webhook.send(f"mean score {scores.mean():.1f} at agent step {training.agent_steps:,}, {best}")
         return True
 
     def _check_finite(self) -> None:
@@ -368,7 +378,10 @@ class Run:
         played_all = steps_reached or training.games_finished >= config.games
         how = "Finished" if played_all and not training.evaluation_is_due else "Stopped"
         best = "best.pt" if (path / "best.pt").exists() else "model.pt"
-        print(f"{how} after {training.games_finished:,} games and {training.agent_steps:,} agent steps.")
+        done = f"after {training.games_finished:,} games and {training.agent_steps:,} agent steps"
+        score = f", best mean score {self.best_mean:.1f}" if best == "best.pt" else ""
+        self.webhook.send(f"{how.lower()} {done}{score}")
+        print(f"{how} {done}.")
         if best == "best.pt":
             print(f"  best network     {path}/best.pt, mean score {self.best_mean:.1f} over its evaluation")
         print(f"  newest network   {path}/model.pt, earlier ones in {path}/state_dicts")

