@@ -354,3 +354,70 @@ def test_size_too_large_for_the_machine_names_what_fits() -> None:
 def test_frames_for_mps_stay_on_the_host() -> None:
     assert frames_device(torch.device("mps")) == torch.device("cpu")
     assert frames_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+
+
+def prioritized_play(exponent: float) -> tuple[NaivePlay, ReplayMemory]:
+    """Random play past the ring's end, with priorities set on the way and a break of the games."""
+    play, memory = NaivePlay(3, 40, seed=4), ReplayMemory(120, 3, priority_exponent=exponent)
+    play.start(memory)
+    generator = np.random.default_rng(1)
+    for step in range(90):
+        play.step()
+        if step == 70:
+            play.start()
+        if step > 5:
+            memory.set_priorities(memory.sample(24, generator), generator.normal(0, 0.5, 24).astype(np.float32))
+    return play, memory
+
+
+def test_transitions_are_drawn_in_proportion_to_their_priority() -> None:
+    """Against a list of the whole transitions with their priorities; weights as Schaul et al. 2016, 3.4, have them."""
+    play, memory = prioritized_play(0.6)
+    assert memory.priorities is not None
+    whole = sorted(play.whole())
+    draws = 100 * len(whole)
+    sampled = memory.sample(draws, np.random.default_rng(0))
+    assert sampled.chances is not None
+    numbers = frame_numbers(sampled.windows)[:, 3]
+    priorities = dict(zip(numbers.tolist(), memory.priorities.flatten()[sampled.places].tolist(), strict=True))
+    assert sorted(priorities) == whole
+    assert len(set(priorities.values())) > 30
+    assert max(priorities.values()) == 1
+    total = sum(priority**0.6 for priority in priorities.values())
+    expected = np.array([draws * priorities[number] ** 0.6 / total for number in whole])
+    counts = np.array([np.sum(numbers == number) for number in whole])
+    chi_square, freedom = ((counts - expected) ** 2 / expected).sum(), len(whole) - 1
+    assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
+    naive = [(len(whole) * priorities[number] ** 0.6 / total) ** -0.4 for number in numbers[:32].tolist()]
+    weights = sampled.chances[:32] ** -0.4
+    np.testing.assert_allclose(weights / weights.max(), np.array(naive) / max(naive), rtol=1e-5)
+
+
+def test_priorities_are_those_of_the_last_error_and_1_for_what_is_new() -> None:
+    play, memory = NaivePlay(2, 10, seed=0, ends=0.0), ReplayMemory(20, 2, priority_exponent=1.0)
+    play.start(memory)
+    for _ in range(4):
+        play.step()
+    assert memory.priorities is not None
+    assert np.array_equal(memory.priorities, np.ones((10, 2), np.float32))
+    drawn = memory.sample(3, np.random.default_rng(0))
+    drawn.places[:] = 1, 4, 1  # one of them twice: the later error counts
+    memory.set_priorities(drawn, np.array([0.3, -5.0, -0.2], np.float32))
+    expected = np.ones(20, np.float32)
+    expected[1] = np.float32(0.2) + np.float32(2e-6)  # GamePlay's constants
+    assert np.array_equal(memory.priorities.flatten(), expected)
+    memory.set_priorities(drawn, np.zeros(3, np.float32))
+    assert memory.priorities.flatten()[4] == np.float32(2e-6)
+    for _ in range(7):
+        play.step()  # over what stood there
+    assert np.array_equal(memory.priorities[:2], np.ones((2, 2), np.float32))
+
+
+def test_without_priorities_nothing_is_drawn_by_them() -> None:
+    play, memory = NaivePlay(2, 10, seed=0), ReplayMemory(20, 2)
+    play.start(memory)
+    for _ in range(5):
+        play.step()
+    drawn = memory.sample(4, np.random.default_rng(0))
+    memory.set_priorities(drawn, None)
+    assert memory.priorities is drawn.chances is None

@@ -117,6 +117,27 @@ def assert_step_keeps_the_clock(training: Training, updates: list[int], copies: 
     assert torch.equal(after["target"], after["online"] if copied else before["target"])
 
 
+@pytest.mark.parametrize(("num_envs", "steps"), [(1, 130), (3, 50), (32, 9)])
+def test_heads_are_drawn_anew_and_updates_made_as_often_as_asked(num_envs: int, steps: int) -> None:
+    """A fresh head in each step that crosses a multiple of the period, never otherwise; N updates for one."""
+    parameters = tiny(num_envs, replay_start_size=70, reset_head_every=45, updates_per_period=3)
+    updates, _ = lua_clock(steps * num_envs, parameters)
+    training, seeds = started(parameters), list[int]()
+    reset = training.agent.reset_head
+    training.agent.reset_head = lambda seed: (seeds.append(seed), reset(seed))[1]  # type: ignore[method-assign]
+    for _ in range(steps):
+        before, known = training.agent_steps, len(seeds)
+        step(training)
+        assert len(seeds) - known == (training.agent_steps // 45 > before // 45)
+        if len(seeds) > known:
+            fresh = set_up(parameters, CPU).agent.online_network
+            fresh.redraw_head(seeds[-1])
+            for own, drawn in zip(training.agent.online_network.head(), fresh.head(), strict=True):
+                assert torch.equal(own, drawn)
+        assert training.agent.state_dict()["updates_since_loss"] == 3 * updates[training.agent_steps]
+    assert len(set(seeds)) == len(seeds) == steps * num_envs // 45
+
+
 @pytest.mark.parametrize(("num_envs", "steps"), [(1, 130), (3, 60), (8, 30), (32, 9)])
 def test_training_keeps_the_clock(num_envs: int, steps: int) -> None:
     parameters = tiny(num_envs, replay_start_size=70)

@@ -48,12 +48,21 @@ def test_the_nearest_names_are_offered() -> None:
         rom_name("Breakuot")
 
 
-@pytest.mark.parametrize("game", ["breakout", "pong", "seaquest"])
+RULES = {
+    "breakout": Rules(),
+    "pong": Rules(frames_per_step=3, actions=("RIGHT", "LEFT")),
+    "seaquest": Rules(frames_per_step=1, sticky_actions=0.25),
+    "space_invaders": Rules(frames_per_step=8, actions=("LEFTFIRE", "NOOP", "FIRE"), sticky_actions=0.25),
+}
+
+
+@pytest.mark.parametrize("game", RULES)
 def test_training_sees_the_bytes_that_the_film_sees(game: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over a whole game, states read from the memory equal those that a player is given in front of a filmed game."""
     monkeypatch.setattr("wrappers.NOOP_MAX_FRAMES", 0)  # each draws its own number of no-ops
     generator = np.random.default_rng(0)
-    filmed, games = FilmedGame(game), AtariGames(game, 1)
+    filmed, games = FilmedGame(game, RULES[game]), AtariGames(game, 1, RULES[game])
+    assert filmed.num_actions == games.num_actions
     memory = ReplayMemory(2_000, 1)
     memory.start(0, games.reset(0))
     steps = 0
@@ -70,6 +79,31 @@ def test_training_sees_the_bytes_that_the_film_sees(game: str, monkeypatch: pyte
     assert steps > 100
     filmed.close()
     games.close()
+
+
+def test_an_action_is_the_one_that_its_name_says_for_as_many_frames_as_the_rules_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Against the bare emulator, which knows actions by their numbers."""
+    monkeypatch.setattr("wrappers.NOOP_MAX_FRAMES", 0)
+    names, generator = ("LEFT", "FIRE", "RIGHTFIRE"), np.random.default_rng(0)
+    filmed = FilmedGame("pong", Rules(frames_per_step=5, actions=names))
+    filmed.reset(0)
+    filmed.take_screens()
+    ale = ale_py.ALEInterface()
+    ale.setFloat("repeat_action_probability", 0.0)
+    ale.setInt("random_seed", 0)
+    ale.loadROM(roms.get_rom_path("pong"))
+    for _ in range(60):
+        action = int(generator.integers(3))
+        filmed.send(np.array([action]))
+        reward = filmed.receive().rewards[0]
+        rewards = [ale.act(getattr(ale_py.Action, names[action])) for _ in range(5)]
+        screens = filmed.take_screens()
+        assert len(screens) == 5
+        assert np.array_equal(screens[-1], ale.getScreenRGB())
+        assert reward == sum(rewards)
+    filmed.close()
 
 
 def test_lost_lives_and_scores_are_those_of_the_bare_emulator(monkeypatch: pytest.MonkeyPatch) -> None:

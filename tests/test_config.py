@@ -1,0 +1,190 @@
+"""Flags in files and what belongs together: configs/, a run's own config.json, what an older version left out."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT, save_network
+from soak import SMALL
+
+from config import FLAGS, Hyperparameters, values_of_file
+from machine.checkpoint import CheckpointFile
+from machine.exits import UsageError
+from machine.flags import parse
+from model import load_network
+from q_agent_train import Config, defaults_of, train
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Config:
+    """The config that a command line means."""
+    monkeypatch.setattr(sys, "argv", ["q_agent_train.py", *arguments])
+    config = parse(Config, groups=FLAGS)
+    defaults = defaults_of(config)
+    return config if defaults is None else parse(Config, default=defaults, groups=FLAGS)
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "configs").glob("*.yaml")))
+def test_each_config_can_be_run_and_gives_every_value_its_source(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = typed(monkeypatch, "--config", name)
+    config.check()
+    assert config.replay_size % config.num_envs == 0
+    lines = (ROOT / "configs" / f"{name}.yaml").read_text().splitlines()
+    keys = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z-]+: \S+ +# .+", line) for line in keys)
+    assert len(keys) == len(values_of_file(name))
+
+
+def test_what_is_typed_counts_more_than_the_file_and_the_file_more_than_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "learning-rate: 1e-10\nminibatch_size: 64\nactions: [FIRE, LEFT]\ndouble: true\n"
+    )
+    config = typed(monkeypatch, "--config", str(tmp_path / "mine.yaml"), "--minibatch-size", "8", "--game", "Pong")
+    assert (config.learning_rate, config.minibatch_size, config.actions) == (1e-10, 8, ("FIRE", "LEFT"))
+    assert (config.double, config.game, config.discount) == (True, "Pong", 0.99)
+    (tmp_path / "config.json").write_text(json.dumps(config.as_json(), indent=2))
+    again = typed(monkeypatch, "--config", str(tmp_path / "config.json"))
+    assert again.as_json() == config.as_json()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("learning-rat: 1\n", "learning-rat is no flag that a file can hold; did you mean learning-rate?"),
+        ("seed: 1\nseed: 2\n", "seed comes twice"),
+        ("seed: [1\n", "cannot be read"),
+        ("- seed\n", "holds no flags"),
+        ("", "holds no flags"),
+        ("seed: one\n", "--seed 'one' cannot be: it must be a whole number"),
+        ("double: 3\n", "--double 3 cannot be: it must be True or False"),
+        ("network: alexnet\n", "--network 'alexnet' cannot be: it must be one of nature, nips2013"),
+        ("actions: FIRE\n", "--actions 'FIRE' cannot be: it must be a list of texts"),
+        ("run-dir: here\n", "run-dir is no flag that a file can hold"),
+        ("webhook: https://example.org/secret\n", "webhook is no flag that a file can hold"),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, words: str
+) -> None:
+    (tmp_path / "odd.yaml").write_text(content)
+    with pytest.raises(UsageError) as error:
+        typed(monkeypatch, "--config", str(tmp_path / "odd.yaml"))
+    assert words in str(error.value)
+    assert "odd.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_that_is_not_there_lists_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"nips2014 is neither a file nor one of configs/: .*nips2013"):
+        typed(monkeypatch, "--config", "nips2014")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"priority_exponent": 0.5}, "--priority-exponent does nothing without --prioritized"),
+        ({"importance_exponent": 0.5}, "--importance-exponent does nothing without --prioritized"),
+        ({"importance_steps": 5}, "--importance-steps does nothing without --prioritized"),
+        ({"optimizer": "adam", "rmsprop_decay": 0.9}, "--rmsprop-decay does nothing without --optimizer rmsprop"),
+        ({"optimizer": "adam", "rmsprop_minimum": 0.1}, "--rmsprop-minimum does nothing without"),
+        ({"target_network": False, "double": True}, "--double does nothing without --target-network"),
+        ({"target_network": False, "target_update_frequency": 5}, "--target-update-frequency does nothing without"),
+        ({"learning_rate_end": 1e-5}, "--learning-rate-end and --learning-rate-steps belong together"),
+        ({"learning_rate_steps": 5}, "--learning-rate-end and --learning-rate-steps belong together"),
+        (
+            {"actions": ("FIRE", "JUMP")},
+            "--actions: JUMP is no action of Pong; there are NOOP, FIRE, RIGHT, LEFT, RIGHTFIRE",
+        ),
+        ({"actions": ("FIRE", "FIRE")}, "--actions: FIRE comes twice"),
+        ({"frames_per_step": 0}, "--frames-per-step 0 cannot be"),
+        ({"updates_per_period": 0}, "--updates-per-period 0 cannot be"),
+        ({"reset_head_every": -1}, "--reset-head-every -1 cannot be"),
+        ({"initial_weights": "he"}, "--initial-weights 'he' cannot be: it must be one of torch7, lecun, xavier"),
+        ({"optimizer": "sgd"}, "--optimizer 'sgd' cannot be: it must be one of rmsprop, adam"),
+        ({"learning_rate_end": 0.0, "learning_rate_steps": 5}, "--learning-rate-end 0.0 cannot be"),
+    ],
+)
+def test_flags_that_do_nothing_or_cannot_be_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Hyperparameters("pong", **changes).check()
+    assert words in str(error.value)
+
+
+def test_weights_to_begin_with_are_taken_over_and_refused_where_they_do_not_fit(tmp_path: Path) -> None:
+    begun = save_network(tmp_path / "begun.pt", "pong", 6, seed=3)
+    config = replace(SMALL, game="pong", initial_state_dict=begun, steps=300, run_dir=tmp_path / "run")
+    expected = config.initial_network()
+    assert expected is not None
+    for changes, words in (
+        ({"dueling": True}, "dueling=True"),
+        ({"game": "breakout"}, "it is for 6 actions"),
+        ({"actions": ("FIRE", "LEFT")}, "this run has 2"),
+    ):
+        with pytest.raises(UsageError, match="does not fit") as error:
+            replace(config, **changes).check_new()
+        assert words in str(error.value)
+    with pytest.raises(UsageError, match=r"gone.pt"):
+        replace(config, initial_state_dict=tmp_path / "gone.pt").check_new()
+    train(replace(config, learning_rate=1e-30))
+    begun.unlink()  # a run that goes on does not need it
+    train(replace(config, learning_rate=1e-30, steps=320))
+    ended = load_network(tmp_path / "run" / "model.pt")
+    for name, parameter in ended.named_parameters():
+        assert np.array_equal(parameter.detach().numpy(), expected.get_parameter(name).detach().numpy())
+
+
+def test_the_config_of_an_older_version_goes_on_with_the_defaults_of_then(tmp_path: Path) -> None:
+    """A run as versions before these flags left it: without their keys, without training.csv."""
+    config = replace(SMALL, steps=280, evaluate_every=0, run_dir=tmp_path / "run")
+    train(config)
+    old = (
+        *("game", "seed", "num_envs", "replay_size", "replay_start_size", "minibatch_size", "update_frequency"),
+        *("target_update_frequency", "learning_rate", "rmsprop_decay", "rmsprop_minimum", "discount", "epsilon_start"),
+        *("epsilon_end", "epsilon_decay_steps", "sticky_actions", "evaluate_every", "evaluation_games"),
+        *("deterministic", "games", "steps", "device", "save_every_games", "checkpoint_minutes"),
+    )
+    kept = {name: value for name, value in config.as_json().items() if name in old}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(kept))
+    (tmp_path / "run" / "training.csv").unlink()
+    checkpoints = CheckpointFile(tmp_path / "run")
+    state = checkpoints.load()[0]
+    state["config"] = kept
+    for part in ("lengths", "digests"):
+        del state[part]["training.csv"]
+    del state["training"]["agent"]["q_sums"]
+    checkpoints.save(state)
+    train(replace(config, steps=320))
+    assert checkpoints.load()[0]["training"]["agent_steps"] == 320
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == replace(config, steps=320).as_json()
+    assert (tmp_path / "run" / "training.csv").read_text().startswith("agent_step,loss,mean_q,deviation_q,")
+
+
+def naive_rate(parameters: Hyperparameters, agent_steps: int) -> float:
+    """Walked step by step from the start of learning."""
+    assert parameters.learning_rate_steps
+    assert parameters.learning_rate_end
+    slope = (parameters.learning_rate_end - parameters.learning_rate) / parameters.learning_rate_steps
+    rate = parameters.learning_rate
+    for step in range(agent_steps):
+        if parameters.replay_start_size <= step < parameters.replay_start_size + parameters.learning_rate_steps:
+            rate += slope
+    return rate
+
+
+def test_the_learning_rate_reaches_its_end_in_a_straight_line_and_stays() -> None:
+    parameters = Hyperparameters("pong", replay_start_size=70, learning_rate_end=1e-5, learning_rate_steps=90)
+    for agent_steps in (0, 69, 70, 71, 115, 159, 160, 161, 1_000):
+        assert parameters.learning_rate_at(agent_steps) == pytest.approx(naive_rate(parameters, agent_steps))
+    assert Hyperparameters("pong").learning_rate_at(10**6) is None  # the optimizer's constant
+
+
+def test_the_importance_exponent_rises_to_1() -> None:
+    parameters = Hyperparameters("pong", replay_start_size=70, prioritized=True, importance_steps=60)
+    exponents = [parameters.importance_exponent_at(step) for step in (0, 70, 100, 130, 10_000)]
+    assert exponents == pytest.approx([0.4, 0.4, 0.7, 1.0, 1.0])
