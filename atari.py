@@ -18,7 +18,7 @@ MAX_EMULATOR_SEED = 2**31 - 2**16  # ale-py's seeds have 31 bits, and environmen
 
 MAX_FRAMES_PER_STEP = FRAMES_PER_SECOND  # nobody decides more seldom than once a second
 
-TABLE = Path(__file__).parent / "data" / "nature_scores.csv"
+DATA = Path(__file__).parent / "data"
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,15 @@ PAPER_RULES = Rules()
 
 @dataclass
 class FinishedGame:
-    """One whole game: which environment played it, its raw score, its length in agent steps, whether a limit cut it."""
+    """One whole game: which environment played it, its raw score, its length in agent steps, whether a limit cut it.
+
+    first_life_score: the score so far when the first life was lost; the whole one where none was, or none counts.
+    """
 
     environment: int
     score: float
     length_steps: int
+    first_life_score: float
     cut: bool = False
 
 
@@ -69,7 +73,7 @@ class Step:
 
 @dataclass(frozen=True)
 class PaperScores:
-    """What Extended Data Table 2 reports for one game, mean raw scores; the last two columns are from later work."""
+    """What Extended Data Table 2 reports for one game, mean raw scores; what follows it is from other work."""
 
     game: str
     random: float
@@ -80,6 +84,9 @@ class PaperScores:
     dqn_nature_std: float
     human_30min: float
     pfrl_dqn: float  # the mean of six seeds
+    random_nips2013: float | None = None  # Mnih et al. 2013, table 1, for the seven games that it has
+    human_nips2013: float | None = None
+    dqn_nips2013: float | None = None
 
     def normalised(self, score: float) -> float:
         """The score in percent, random play at 0 and the human tester at 100 (paper, Fig. 3)."""
@@ -99,12 +106,17 @@ def display_name(rom: str) -> str:
     return "".join(word.capitalize() for word in rom.split("_"))
 
 
+def _scores_in(path: Path) -> dict[str, list[float]]:
+    with open(path, newline="") as file:
+        _, *rows = csv.reader(file)  # its columns are fields of `PaperScores`, in their order
+    return {game: [*map(float, scores)] for game, *scores in rows}
+
+
 @functools.cache
 def paper_table() -> dict[str, PaperScores]:
     """The scores of the paper's 49 games, by `game_key`, in the order of its table."""
-    with open(TABLE, newline="") as file:
-        _, *rows = csv.reader(file)  # its columns are the fields, in their order
-    return {game_key(game): PaperScores(game, *map(float, scores)) for game, *scores in rows}
+    nature, nips2013 = _scores_in(DATA / "nature_scores.csv"), _scores_in(DATA / "nips2013_scores.csv")
+    return {game_key(game): PaperScores(game, *row, *nips2013.get(game, [])) for game, row in nature.items()}
 
 
 def paper_scores(game: str) -> PaperScores | None:

@@ -2,6 +2,8 @@
 
 from machine.exits import UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import csv
+import json
+import os
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +12,25 @@ from typing import Annotated, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from atari import FRAMES_PER_MINUTE, MAX_EMULATOR_SEED, paper_scores
+from atari import FRAMES_PER_MINUTE, MAX_EMULATOR_SEED, PAPER_RULES, FinishedGame, Rules, paper_scores
 from machine.files import Kind, check_output, writing_output
 from machine.flags import Bounds, Probability, check_bounds, parse
 from model import QNetwork, load_network
-from showing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, check_actions, play_protocol
+from showing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, RandomPlayer, check_actions, play_protocol
 from wrappers import MAX_FRAMES_PER_GAME, AtariGames, rom_name
 
 MAX_GAMES = 1_000  # emulators side by side
 BOOTSTRAP_RESAMPLES = 10_000
 STATISTICS = ("mean", "standard_deviation", "minimum", "median", "maximum")
 PAPER = ("dqn_nature", "human", "random")
-COLUMNS = ("state_dict", "game", "games", *STATISTICS, "interval_low", "interval_high", *PAPER, "normalised", "cut")
-NUMBERS = ("mean", "sd", "min", "median", "max", "95% interval", "DQN", "human", "random", "normalised", "cut")
-HEADER = ("game", "games", *NUMBERS)
-TABLE = Kind("a table of evaluate.py", ",".join(COLUMNS[:-1]).encode())  # older ones have no column `cut`
+PAPER_2013 = ("dqn_nips2013", "human_nips2013", "random_nips2013")
+OLDEST = ("state_dict", "game", "games", *STATISTICS, "interval_low", "interval_high", *PAPER, "normalised")
+MEANS = ("mean_first_life", "mean_length_steps", "mean_length_seconds")
+COLUMNS = (*OLDEST, "cut", *MEANS, *PAPER_2013)
+NUMBERS = ("mean", "sd", "min", "median", "max", "95% interval", "first life", "seconds")
+HEADER = ("game", "games", *NUMBERS, "DQN", "DQN 2013", "human", "random", "normalised", "cut")
+TABLE = Kind("a table of evaluate.py", ",".join(OLDEST).encode())  # with it begin those of every version
+RESULT = Kind("a result of evaluate.py", rb'\{\s*"epsilon": [^,]+,\s*"minutes": ')
 EMULATOR_SEEDS = 1  # names the stream of seeds that the emulators draw from, beside the player's
 
 
@@ -41,10 +47,18 @@ def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
 
 @dataclass
 class EvaluationConfig:
-    """Play the paper's evaluation protocol with saved networks and compare the scores with the paper's."""
+    """Play the paper's evaluation protocol with saved networks, or at random, and compare with the paper's scores.
 
-    state_dict: tuple[Path, ...]
+    In the table, first life is the mean score up to the first lost life, which some projects report as the score;
+    seconds is the mean length of a game at 60 frames per second; DQN 2013 is the DQN of Mnih et al. 2013.
+    """
+
+    state_dict: tuple[Path, ...] = ()
     """One or more state dict files that a training run wrote; a row of the table for each."""
+    random: bool = False
+    """Play the games that --game names with uniformly random actions instead: the baseline of the scores."""
+    game: tuple[str, ...] = ()
+    """One or more games, for --random, by any of their names; a row of the table for each."""
     games: Annotated[int, Bounds(1, MAX_GAMES)] = GAMES
     """Games to play, side by side, each from another random start (paper: 30)."""
     epsilon: Probability = EPSILON
@@ -55,13 +69,24 @@ class EvaluationConfig:
     """Seed of the emulators and of the random actions; another seed, other games."""
     csv: Path | None = None
     """Also write the table to this file."""
+    json: Path | None = None
+    """Also write the table to this file, as an object with epsilon, minutes, seed and rows."""
 
     def check(self) -> None:
-        if not self.state_dict:
-            raise UsageError("--state-dict names no file; name one or more that a training run wrote")
+        if bool(self.state_dict) == self.random:
+            raise UsageError("who plays? Name one of --state-dict MODEL.pt and --random --game Breakout")
+        if self.random and not self.game:
+            raise UsageError("--random needs the game: --random --game Breakout")
+        if self.game and not self.random:
+            raise UsageError(f"--game {' '.join(self.game)} is for --random: a state dict knows its game; leave it out")
         check_bounds(self)
-        if self.csv:
-            check_output(self.csv, TABLE)
+        if self.random and self.epsilon != EPSILON:
+            raise UsageError(f"--epsilon {self.epsilon} does nothing with --random: all actions are; leave it out")
+        for path, kind in ((self.csv, TABLE), (self.json, RESULT)):
+            if path:
+                check_output(path, kind)
+        if self.csv and self.json and os.path.realpath(self.csv) == os.path.realpath(self.json):
+            raise UsageError(f"--csv and --json are both {self.json}; name two files")
 
     def emulator_seeds(self) -> np.ndarray:
         """A seed for each emulator, (games,) int64, all different; another seed of the flag, other ones."""
@@ -69,39 +94,75 @@ class EvaluationConfig:
         return generator.choice(MAX_EMULATOR_SEED, self.games, replace=False)
 
 
-def evaluate(path: Path, network: QNetwork, config: EvaluationConfig) -> dict[str, Any]:
-    """Evaluate the network of a file; returns its row, `COLUMNS` to values, None where the paper has none."""
-    limit_frames = round(config.minutes * FRAMES_PER_MINUTE)
-    rom = rom_name(network.game)
-    with closing(AtariGames(rom, config.games, network.rules, max_frames_per_game=limit_frames)) as games:
-        player = EpsilonGreedyPlayer(network, epsilon=config.epsilon, seed=config.seed)
-        with tqdm(total=config.games, desc=f"{path}: games", leave=False) as bar:
+@dataclass
+class Entrant:
+    """Who plays a row of the table: the network of a file, or, without one, random actions by the paper's rules."""
+
+    name: str
+    game: str
+    network: QNetwork | None = None
+
+    @property
+    def rules(self) -> Rules:
+        return self.network.rules if self.network else PAPER_RULES
+
+    def player(self, num_actions: int, config: EvaluationConfig) -> EpsilonGreedyPlayer | RandomPlayer:
+        if self.network:
+            return EpsilonGreedyPlayer(self.network, epsilon=config.epsilon, seed=config.seed)
+        return RandomPlayer(num_actions, seed=config.seed)
+
+
+def entrants(config: EvaluationConfig) -> list[Entrant]:
+    """Who plays, all of them sound before the first plays; raises `UsageError`."""
+    if config.random:
+        return [Entrant("random", rom_name(game)) for game in config.game]
+    networks = [(path, load_network(path)) for path in config.state_dict]
+    for path, network in networks:
+        with closing(AtariGames(rom_name(network.game), 1, network.rules)) as game:
+            check_actions(path, network, game)
+    return [Entrant(str(path), network.game, network) for path, network in networks]
+
+
+def play(entrant: Entrant, config: EvaluationConfig) -> list[FinishedGame]:
+    """The games of the protocol, one per emulator."""
+    rom, limit_frames = rom_name(entrant.game), round(config.minutes * FRAMES_PER_MINUTE)
+    with closing(AtariGames(rom, config.games, entrant.rules, max_frames_per_game=limit_frames)) as games:
+        player = entrant.player(games.num_actions, config)
+        with tqdm(total=config.games, desc=f"{entrant.name}: games", leave=False) as bar:
             played = play_protocol(
                 player, games, seed=config.emulator_seeds(), watch=lambda done: bar.update(done - bar.n) is not False
             )
     assert played is not None  # nobody stopped it
+    return played
+
+
+def evaluate(entrant: Entrant, config: EvaluationConfig) -> dict[str, Any]:
+    """Play the protocol; returns a row, `COLUMNS` to values, None where the papers have none."""
+    played = play(entrant, config)
     scores = np.array([game.score for game in played])
-    paper = paper_scores(network.game)
-    values: dict[str, Any] = {"state_dict": str(path), "game": network.game, "games": config.games}
+    values: dict[str, Any] = {"state_dict": entrant.name, "game": entrant.game, "games": config.games}
     statistics = (scores.mean(), scores.std(), scores.min(), np.median(scores), scores.max())
     values |= dict(zip(STATISTICS, statistics, strict=True)) | {"cut": sum(game.cut for game in played)}
     values["interval_low"], values["interval_high"] = bootstrap_interval(scores)
-    if paper:
-        values |= {name: getattr(paper, name) for name in PAPER}
+    first_life, length_steps = np.mean([(game.first_life_score, game.length_steps) for game in played], axis=0)
+    means = first_life, length_steps, length_steps / entrant.rules.steps_per_second
+    values |= dict(zip(MEANS, means, strict=True))
+    if paper := paper_scores(entrant.game):
+        values |= {name: getattr(paper, name) for name in (*PAPER, *PAPER_2013)}
         values["normalised"] = paper.normalised(float(scores.mean()))
     return {column: values.get(column) for column in COLUMNS}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as aligned text, a line for each network; '-' where the paper has no score of the game."""
+    """The rows as aligned text, a line for each; '-' where a paper has no score of the game."""
     lines = [list(HEADER)]
     for row in rows:
         numbers = {name: f"{value:,.1f}" for name, value in row.items() if isinstance(value, float)}
         interval = f"{numbers['interval_low']} to {numbers['interval_high']}"
-        paper = [numbers.get(name, "-") for name in PAPER]
+        measured = [*(numbers[name] for name in STATISTICS), interval, numbers[MEANS[0]], numbers[MEANS[2]]]
+        papers = [numbers.get(name, "-") for name in (PAPER[0], PAPER_2013[0], *PAPER[1:])]
         normalised = "-" if row["normalised"] is None else f"{row['normalised']:.0f}%"
-        scores = [numbers[name] for name in STATISTICS]
-        lines.append([row["game"], str(row["games"]), *scores, interval, *paper, normalised, str(row["cut"])])
+        lines.append([row["game"], str(row["games"]), *measured, *papers, normalised, str(row["cut"])])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     names = ["", *(row["state_dict"] for row in rows)]
     texts = ("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
@@ -116,16 +177,22 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+def write_json(path: Path, rows: list[dict[str, Any]], config: EvaluationConfig) -> None:
+    """Write the rows and what they were played with whole or not at all; raises `RunError`."""
+    epsilon = 1.0 if config.random else config.epsilon
+    result = {"epsilon": epsilon, "minutes": config.minutes, "seed": config.seed, "rows": rows}
+    with writing_output(path) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+
+
 def main() -> None:
     config = parse(EvaluationConfig)
     config.check()
-    networks = [load_network(path) for path in config.state_dict]  # all of them before the first is played
-    for path, network in zip(config.state_dict, networks, strict=True):
-        with closing(AtariGames(rom_name(network.game), 1, network.rules)) as game:
-            check_actions(path, network, game)
-    rows = [evaluate(path, network, config) for path, network in zip(config.state_dict, networks, strict=True)]
+    rows = [evaluate(entrant, config) for entrant in entrants(config)]
     if config.csv:
         write_csv(config.csv, rows)
+    if config.json:
+        write_json(config.json, rows, config)
     print(table(rows))
     if any(row["cut"] for row in rows):
         print(f"cut: games that were still going on at {config.minutes:g} minutes; they count with the score so far")

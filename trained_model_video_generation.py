@@ -2,9 +2,9 @@
 
 from machine.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Annotated
 
@@ -12,20 +12,22 @@ import numpy as np
 import tyro
 
 from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
-from machine.files import check_output
+from machine.files import check_new_folder, check_output
 from machine.flags import Bounds, Count, Probability, check_bounds, parse
 from model import QNetwork, load_network
 from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, Shot, open_game, shots
-from showing.film import KINDS, Film, filming
-from showing.panel import SCALE, Panel
+from showing.film import KINDS, Album, Film, collecting, filming
+from showing.panel import SCALE, Panel, Tile, grid_picture
 from showing.window import Window
 from wrappers import FilmedGame
 
 GIF_SECONDS = 15  # a frame per agent step
 GIF_SCALE = 2
+GRID_WIDTH, GIF_GRID_WIDTH = 1280, 640
 STOPPED = "before the end: no film was written"
 
 Play = Iterator[tuple[Shot, np.ndarray]]  # agent steps of a game, with the Q-values (num_actions,) float32
+Scene = Iterator[tuple[Shot, np.ndarray, list[np.ndarray]]]  # the same, with the screens that are filmed
 
 
 @dataclass
@@ -36,6 +38,8 @@ class FilmConfig:
     """The network: a state dict that a training run wrote, such as runs/.../model.pt. It knows its game."""
     episodes: Count = 1
     """Games to film, one after the other, each from another seed; a game ends after 5 minutes at the latest."""
+    grid: Annotated[int | None, Bounds(2, 64)] = None
+    """Film so many games side by side, each from another seed, until the last one ends; those that ended are dimmed."""
     epsilon: Probability = EPSILON
     """Probability of a random action (paper, evaluation: 0.05)."""
     seed: Annotated[int, Bounds(0, MAX_EMULATOR_SEED - 1)] = 0
@@ -45,9 +49,12 @@ class FilmConfig:
     plain: bool = False
     """The game alone, without the panel of Q-values and frames at its side."""
     gif: bool = False
-    """A short, small GIF for a README: the 15 seconds with the most points of all these games."""
+    """A short, small GIF for a README: the 15 seconds with the most points of all these games; a grid's first 15."""
     from_seconds: Annotated[float | None, tyro.conf.arg(name="from", metavar="SECONDS")] = None
-    """Start so many seconds of play into the first game; default: at its start, and a GIF at the best moments."""
+    """Start so many seconds of play into the first game, or each of a grid; default: 0, a GIF's best moments."""
+    frames: Path | None = None
+    """A new or empty folder for PNG files of each emulator screen and each state (four frames) that is filmed.
+    game_001/screen_000000.png, game_001/state_000000.png and so on; with --gif those of its 15 seconds, all screens."""
     show: bool = False
     """Show it in a window too, at the game's speed."""
 
@@ -58,34 +65,52 @@ class FilmConfig:
             raise UsageError(f"--from {self.from_seconds} cannot be: it must be {bounds}")
         if self.gif and self.from_seconds is not None and self.episodes > 1:
             raise UsageError("--gif --from films one game: leave --episodes out, and choose the game by --seed")
+        if self.grid and (self.episodes > 1 or self.plain):
+            raise UsageError("--grid films its games at once and without panels: leave --episodes and --plain out")
         suffix = ".gif" if self.gif else ".mp4"
         if self.output and self.output.suffix != suffix:
             raise UsageError(f"--output {self.output} must end in {suffix}" + ("" if self.gif else ", or add --gif"))
         if self.output:
             check_output(self.output, KINDS[suffix])
+        if self.frames:
+            check_new_folder(self.frames)
+
+    def path(self, rom: str) -> Path:
+        """Where the film goes; raises `UsageError` where it would lie in the folder of --frames."""
+        path = self.output or Path(f"{rom}.gif" if self.gif else f"{rom}.mp4")
+        if self.frames and path.resolve().is_relative_to(self.frames.resolve()):
+            raise UsageError(f"--frames {self.frames} is where the film {path} goes; name another folder")
+        return path
 
 
 def make_film(config: FilmConfig) -> Path:
     """Film as `config` says; returns the path. Raises `UsageError`, at a signal KeyboardInterrupt: then nothing is."""
     config.check()
     network = load_network(config.state_dict)
-    game = open_game(config.state_dict, network)
-    path = config.output or Path(f"{game.rom}.gif" if config.gif else f"{game.rom}.mp4")
-    rate = game.rules.steps_per_second
-    with StopSignal() as stop, closing(game), filming(path, rate) as film:
-        window = Window(f"{display_name(game.rom)}, filmed") if config.show else None
-        play = partial(play_game, config, network, game, stop)
-        scenes = [(0, config.from_seconds or 0.0), *((number, 0.0) for number in range(1, config.episodes))]
-        if config.gif and config.from_seconds is None:
-            scenes = [best_moments(config, play, rate)]
-        for number, start_seconds in scenes:
-            last = film_game(config, game, play(number), film, window, start_seconds)
-            if not config.gif:
-                say_score(config, number, last)
+    with ExitStack() as stack:
+        games = [stack.enter_context(closing(open_game(config.state_dict, network))) for _ in range(config.grid or 1)]
+        rom, rate = games[0].rom, games[0].rules.steps_per_second
+        path = config.path(rom)
+        stop = stack.enter_context(StopSignal())
+        album = stack.enter_context(collecting(config.frames)) if config.frames else None
+        film = stack.enter_context(filming(path, rate))
+        window = Window(f"{display_name(rom)}, filmed") if config.show else None
+
+        def play(number: int) -> Play:
+            return play_game(config, network, games[number % len(games)], stop, number)
+
+        shown = [(0, config.from_seconds or 0.0), *((number, 0.0) for number in range(1, config.episodes))]
+        if config.gif and config.from_seconds is None and not config.grid:
+            shown = [best_moments(config, play, rate)]
+        for number, start_seconds in shown:
+            numbers = range(number, number + len(games))
+            scenes = [film_scene(config, each, play(each), rate, start_seconds, album) for each in numbers]
+            pictures = draw_grid(config, scenes) if config.grid else draw_game(config, games[0], *scenes)
+            take_pictures(config, pictures, rate, film, window)
     made = f"{path}: {film.frames:,} frames, {path.stat().st_size / 1e6:.1f} MB"
     if config.gif:
-        end_seconds = start_seconds + film.frames / rate
-        made += f": game {number + 1}, seed {config.seed + number}, seconds {start_seconds:.1f} to {end_seconds:.1f}"
+        made += "" if config.grid else f": game {number + 1}, seed {config.seed + number}"
+        made += f", seconds {start_seconds:.1f} to {start_seconds + film.frames / rate:.1f}"
     print(made)
     return path
 
@@ -123,32 +148,60 @@ def say_score(config: FilmConfig, number: int, last: Shot) -> None:
     print(f"game {number + 1}, seed {config.seed + number}: score {last.score:,.0f}{note}")
 
 
-def film_game(
-    config: FilmConfig, game: FilmedGame, play: Play, film: Film, window: Window | None, start_seconds: float
-) -> Shot:
-    """Film a game from that second of play on, or as much of it as a GIF holds; returns its last shot."""
+def film_scene(
+    config: FilmConfig, number: int, play: Play, rate: float, start_seconds: float, album: Album | None
+) -> Scene:
+    """A game with what is filmed of it: from that second of play on all, for a GIF one screen per agent step."""
+    for step, (shot, q_values) in enumerate(play):
+        filmed = step / rate >= start_seconds
+        if filmed and album:
+            for screen in shot.screens:
+                album.add(f"game_{number + 1:03}/screen", screen)
+            album.add(f"game_{number + 1:03}/state", np.hstack([*shot.state]))
+        # Many games draw a sprite in every other frame only: where frames are left out, take the maximum of two.
+        screens = [np.maximum.reduce(shot.screens[-2:])] if config.gif else shot.screens
+        yield shot, q_values, screens if filmed else []
+    if not filmed:
+        game, seconds = f"game {number + 1}" if config.grid else "the game", step / rate
+        raise UsageError(f"--from {start_seconds:g}: {game} ends after {seconds:.1f} seconds of play; start earlier")
+    if not config.gif:
+        say_score(config, number, shot)
+
+
+def draw_game(config: FilmConfig, game: FilmedGame, scene: Scene) -> Iterator[np.ndarray]:
+    """The pictures of a film of one game, its panel at its side."""
     scale, rate = GIF_SCALE if config.gif else SCALE, game.rules.steps_per_second
     name = display_name(game.rom)
     panel = Panel(name, game.action_names, steps_per_second=rate, scale=scale, plain=config.plain)
-    for step, (shot, q_values) in enumerate(play):
-        panel.update(shot.state, q_values, shot.action, shot.score)
-        seconds = step / rate
-        if seconds < start_seconds:
-            continue  # the panel follows the whole game
-        # Many games draw a sprite in every other frame only: where frames are left out, take the maximum of two.
-        screens = [np.maximum.reduce(shot.screens[-2:])] if config.gif else shot.screens
-        for screen in screens:
-            picture = panel.picture(screen)
-            film.add(picture)
-            if window and "q" in window.pressed():
-                raise KeyboardInterrupt(STOPPED)
-            if window:
-                window.show(picture, rate if config.gif else FRAMES_PER_SECOND)
-        if config.gif and film.frames == round(GIF_SECONDS * rate):
-            break
-    if film.frames == 0:
-        raise UsageError(f"--from {start_seconds:g}: the game ends after {seconds:.1f} seconds of play; start earlier")
-    return shot
+    for shot, q_values, screens in scene:
+        panel.update(shot.state, q_values, shot.action, shot.score)  # it follows the whole game
+        yield from map(panel.picture, screens)
+
+
+def draw_grid(config: FilmConfig, scenes: list[Scene]) -> Iterator[np.ndarray]:
+    """The pictures of a film of games side by side, until the last one has ended."""
+
+    def tiles(scene: Scene) -> Iterator[Tile]:
+        for shot, _, screens in scene:
+            yield from (Tile(screen, shot.score, ended=False) for screen in screens)
+        yield from repeat(Tile(screens[-1], shot.score, ended=True))
+
+    for row in zip(*map(tiles, scenes), strict=True):
+        if all(tile.ended for tile in row):
+            return
+        yield grid_picture(row, GIF_GRID_WIDTH if config.gif else GRID_WIDTH)
+
+
+def take_pictures(
+    config: FilmConfig, pictures: Iterator[np.ndarray], rate: float, film: Film, window: Window | None
+) -> None:
+    """Film all of these pictures, or as many as a GIF holds, and show them where there is a window."""
+    for picture in islice(pictures, round(GIF_SECONDS * rate) if config.gif else None):
+        film.add(picture)
+        if window and "q" in window.pressed():
+            raise KeyboardInterrupt(STOPPED)
+        if window:
+            window.show(picture, rate if config.gif else FRAMES_PER_SECOND)
 
 
 def main() -> None:

@@ -65,22 +65,30 @@ class _ScoreKeeper:
         self._lives = np.zeros(num_envs, np.int64)
         self._scores = np.zeros(num_envs, np.float64)
         self._lengths_steps = np.zeros(num_envs, np.int64)
+        self._first_life_scores = np.zeros(num_envs, np.float64)
+        self._in_first_life = np.ones(num_envs, np.bool_)
 
     def restart(self, lives: np.ndarray) -> None:
         self._lives = lives.copy()
         self._scores[:] = self._lengths_steps[:] = 0
+        self._in_first_life[:] = True
 
     def step(
         self, frames: np.ndarray, rewards: np.ndarray, over: np.ndarray, cut: np.ndarray, lives: np.ndarray
     ) -> Step:
         self._scores += rewards
         self._lengths_steps += 1
+        np.copyto(self._first_life_scores, self._scores, where=self._in_first_life)
         # Where a game ended, `lives` already counts the next game's. A time limit is no terminal.
         terminals = over | (~cut & (lives < self._lives))
         self._lives = lives.copy()
         ended = over | cut
-        played = zip(self._scores.tolist(), self._lengths_steps.tolist(), strict=True)
-        finished = [FinishedGame(e, *game, cut=not over[e]) for e, game in enumerate(played) if ended[e]]
+        self._in_first_life = self._in_first_life & ~terminals | ended  # the next game's begins where one ended
+        finished = []
+        for e in np.flatnonzero(ended).tolist():
+            played = (values[e].item() for values in (self._scores, self._lengths_steps, self._first_life_scores))
+            score, length_steps, first_life_score = played
+            finished.append(FinishedGame(e, score, length_steps, first_life_score, cut=not over[e]))
         self._scores[ended] = self._lengths_steps[ended] = 0
         return Step(frames, rewards.astype(np.float32), terminals, ended, finished)
 

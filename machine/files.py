@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,8 +31,7 @@ def check_output(path: Path, kind: Kind) -> None:
     Called before the work starts: no other file is ever replaced, whatever its name. An empty one holds nothing.
     """
     try:
-        if not os.path.isdir(path.parent):
-            raise UsageError(f"the folder {path.parent} of {path.name} is not there; make it first, or choose another")
+        _check_parent(path)
         if os.path.lexists(path):
             _check_replaceable(path, kind)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -40,6 +40,27 @@ def check_output(path: Path, kind: Kind) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{path} cannot be written: {reason}; choose another folder or name") from None
+
+
+def check_new_folder(path: Path) -> None:
+    """Raise `UsageError` unless `path` can become a folder of new files: it is not there yet, or an empty folder.
+
+    Called before the work starts: what `making_folder` will do at the end is done once, with nothing in it.
+    """
+    _check_parent(path)
+    was_there = os.path.lexists(path)
+    try:
+        with making_folder(path):
+            pass
+        if not was_there:
+            path.rmdir()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be made: {error.strerror}; name a folder that is new or empty") from None
+
+
+def _check_parent(path: Path) -> None:
+    if not os.path.isdir(path.parent):
+        raise UsageError(f"the folder {path.parent} of {path.name} is not there; make it first, or choose another")
 
 
 def _check_replaceable(path: Path, kind: Kind) -> None:
@@ -79,13 +100,35 @@ def replacing(path: Path, mark: str = "") -> Iterator[Path]:
 
 
 @contextmanager
-def writing_output(path: Path) -> Iterator[Path]:
-    """`replacing` for a file that the user asked for, behind `check_output`: raises `RunError` where it fails."""
+def making_folder(path: Path) -> Iterator[Path]:
+    """`replacing` for a folder: a temporary one beside `path`, which takes the place of none or of an empty one.
+
+    The files in it are for the block to sync.
+    """
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    temporary.mkdir()
     try:
-        with replacing(path) as temporary:
-            yield temporary
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def failing_clearly(path: Path) -> Iterator[None]:
+    """Raise `RunError`, naming `path`, where the block raises `OSError`."""
+    try:
+        yield
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+@contextmanager
+def writing_output(path: Path) -> Iterator[Path]:
+    """`replacing` for a file that the user asked for, behind `check_output`: raises `RunError` where it fails."""
+    with failing_clearly(path), replacing(path) as temporary:
+        yield temporary
 
 
 def write_text(path: Path, text: str) -> None:

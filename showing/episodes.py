@@ -40,6 +40,18 @@ class EpsilonGreedyPlayer:
         return np.where(explore, actions, self.q_values.argmax(axis=1))
 
 
+class RandomPlayer:
+    """Plays every action with the same probability, whatever the state: the baseline of the scores."""
+
+    def __init__(self, num_actions: int, *, seed: int):
+        self._num_actions = num_actions
+        self._generator = np.random.default_rng(seed)
+
+    def __call__(self, states: np.ndarray) -> np.ndarray:
+        """Actions (num_envs,) int64, for states (num_envs, 4, 84, 84) uint8."""
+        return self._generator.integers(self._num_actions, size=len(states))
+
+
 @dataclass
 class Moment:
     """One agent step of play: the states (num_envs, 4, 84, 84) uint8, the actions taken there, what came of them."""

@@ -1,7 +1,8 @@
-"""A film that is written whole or not at all."""
+"""A film that is written whole or not at all, and a folder of what was filmed, picture by picture."""
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 import imageio.v3 as iio
 import imageio_ffmpeg
 import numpy as np
+from PIL import Image
 
 from atari import FRAMES_PER_SECOND, PAPER_RULES
 from machine import files
 from machine.exits import RunError, UsageError
-from machine.files import check_output, replacing
+from machine.files import check_output, failing_clearly, making_folder, replacing
 
 # One palette for the whole GIF, made from the film itself.
 PALETTE = "split[all][some];[some]palettegen=stats_mode=diff[palette];[all][palette]paletteuse=dither=none"
@@ -76,10 +78,38 @@ def filming(path: Path, gif_frames_per_second: float = PAPER_RULES.steps_per_sec
     if path.suffix not in KINDS:
         raise UsageError(f"{path} is neither an .mp4 nor a .gif; films are one or the other")
     check_output(path, KINDS[path.suffix])
-    with replacing(path, f".{os.getpid()}") as temporary:
+    with failing_clearly(path), replacing(path, f".{os.getpid()}") as temporary:
         film = Film(path, temporary, gif_frames_per_second)
         try:
             yield film
         finally:
             film.close()
         film.check()
+
+
+class Album:
+    """A folder of PNG pictures, counted from 0 in each of its folders and for each name; see `collecting`."""
+
+    def __init__(self, path: Path, temporary: Path):
+        self._path = path
+        self._temporary = temporary
+        self._counts: Counter[str] = Counter()
+
+    def add(self, name: str, picture: np.ndarray) -> None:
+        """Append a picture, (height, width, 3) or (height, width) uint8, as `name`_000000.png and so on.
+
+        `name` may begin with folders. Raises `RunError` when the disk is full.
+        """
+        file = self._temporary / f"{name}_{self._counts[name]:06}.png"
+        with failing_clearly(self._path):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(file)
+        self._counts[name] += 1
+
+
+@contextmanager
+def collecting(path: Path) -> Iterator[Album]:
+    """An album that is the folder `path` once the block has ended well, behind `check_new_folder`."""
+    with failing_clearly(path), making_folder(path) as temporary:
+        yield Album(path, temporary)
+        os.sync()  # thousands of small files at once

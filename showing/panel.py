@@ -1,6 +1,9 @@
-"""One picture from an emulator screen: the game, crisp, and beside it what the player saw, valued, did and won."""
+"""One picture from an emulator screen, with what the player saw, valued, did and won; or of many games at once."""
 
 import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,6 +15,7 @@ MARGIN, FRAME_GAP, NUMBER_WIDTH = 12, 4, 58
 PANEL_WIDTH = 2 * MARGIN + HISTORY_FRAMES * FRAME_SIZE + (HISTORY_FRAMES - 1) * FRAME_GAP
 NUMBERS_LEFT = PANEL_WIDTH - MARGIN - NUMBER_WIDTH
 CAPTION_HEIGHT, LINE_HEIGHT = 20, 18
+TILE_GAP = 2
 LARGEST_ROW, LEAST_CURVE = 11, 16  # heights, in emulator pixels
 CURVE_SECONDS = 10
 
@@ -89,9 +93,7 @@ class Panel:
         height, width = ((length * self._scale + 1) // 2 * 2 for length in screen.shape[:2])
         if self._canvas is None:
             self._canvas = np.zeros((height, width if self._plain else width + PANEL_WIDTH, 3), np.uint8)
-        wide = screen.repeat(self._scale, axis=1)
-        for row in range(self._scale):
-            self._canvas[row : len(wide) * self._scale : self._scale, : wide.shape[1]] = wide
+        _enlarge(screen, self._scale, self._canvas)
         if self._outdated and not self._plain:
             self._canvas[:, width:] = self._draw(height)
             self._outdated = False
@@ -168,6 +170,51 @@ class Panel:
         _draw_caption(draw, top - CAPTION_HEIGHT, caption)
         for index, frame in enumerate(state):
             image.paste(Image.fromarray(frame), (MARGIN + index * (FRAME_SIZE + FRAME_GAP), top))
+
+
+class Tile(NamedTuple):
+    """One game of a grid: a screen (210 or so, 160, 3) uint8, the score so far, whether it has ended."""
+
+    screen: np.ndarray
+    score: float
+    ended: bool
+
+
+def grid_picture(tiles: Sequence[Tile], largest_width: int) -> np.ndarray:
+    """Games side by side, row by row, each above its number and score, dimmed where it has ended.
+
+    (height, width, 3) uint8; height and width are even. The gaps between the games come on top of the largest width,
+    and so does what does not fit even at the emulator's own size.
+    """
+    columns = math.ceil(math.sqrt(len(tiles)))
+    scale = max(1, min(SCALE, largest_width // (columns * tiles[0].screen.shape[1])))
+    height, width = ((length * scale + 1) // 2 * 2 for length in tiles[0].screen.shape[:2])
+    down, right = height + CAPTION_HEIGHT, width + TILE_GAP
+    canvas = np.full((math.ceil(len(tiles) / columns) * down, columns * right - TILE_GAP, 3), BACKGROUND, np.uint8)
+    for index, tile in enumerate(tiles):
+        top, left = index // columns * down, index % columns * right
+        place = canvas[top : top + down, left : left + width]
+        _enlarge(tile.screen // 3 if tile.ended else tile.screen, scale, place)
+        place[height:] = _tile_caption(width, index + 1, tile.score, tile.ended)
+    return canvas
+
+
+@functools.lru_cache(maxsize=256)
+def _tile_caption(width: int, number: int, score: float, ended: bool) -> np.ndarray:
+    image = Image.new("RGB", (width, CAPTION_HEIGHT), BACKGROUND)
+    draw = ImageDraw.Draw(image)
+    name, points = f"game {number}" + ", ended" * ended, f"{score:,.0f}"
+    room = width - 16 - round(_font(13).getlength(name))
+    draw.text((4, CAPTION_HEIGHT // 2), name, DIM, _font(13), anchor="lm")
+    draw.text((width - 4, CAPTION_HEIGHT // 2), points, BRIGHT, _fitting_font(points, 15, room), anchor="rm")
+    return np.asarray(image)
+
+
+def _enlarge(screen: np.ndarray, scale: int, canvas: np.ndarray) -> None:
+    """Draw a screen into the upper left of a canvas, each of its pixels `scale` times as wide and high."""
+    wide = screen.repeat(scale, axis=1)
+    for row in range(scale):
+        canvas[row : len(wide) * scale : scale, : wide.shape[1]] = wide
 
 
 def _draw_caption(draw: ImageDraw.ImageDraw, top: int, caption: str) -> None:

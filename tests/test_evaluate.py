@@ -1,22 +1,29 @@
 """Scores by the paper's protocol: its limits, its epsilon, its seeds; and that evaluating changes nothing learned."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import ale_py
 import numpy as np
 import pytest
 import torch
+from ale_py import roms
 from conftest import refused, run_script, save_network
 from soak import SMALL
 
-from atari import FinishedGame
-from evaluate import COLUMNS, EvaluationConfig, bootstrap_interval, main
-from machine.checkpoint import CheckpointFile
+from atari import PAPER_RULES, FinishedGame, Rules
+from evaluate import COLUMNS, TABLE, EvaluationConfig, bootstrap_interval, main
+from machine.checkpoint import CheckpointFile, save_state_dict
+from machine.files import check_output
 from model import QNetwork, load_network
 from q_agent_train import train
-from showing.episodes import EpsilonGreedyPlayer, play_games, play_protocol
-from wrappers import AtariGames
+from showing.episodes import EpsilonGreedyPlayer, RandomPlayer, play_games, play_protocol
+from showing.figures_tables import read_bars
+from wrappers import AtariGames, _ScoreKeeper
+
+FIRE_LEFT_RIGHT = Rules(frames_per_step=8, actions=("FIRE", "LEFT", "RIGHT"))
 
 
 def player(epsilon: float = 0.05, seed: int = 0, game: str = "road_runner", actions: int = 18) -> EpsilonGreedyPlayer:
@@ -51,6 +58,83 @@ def test_a_game_lasts_five_minutes_at_most_and_lost_lives_do_not_end_it() -> Non
     lost = sum(int(moment.step.terminals[0]) for moment in play_games(player(1.0, 0, "breakout", 4), games, seed=0))
     assert lost >= 5
     games.close()
+
+
+def bare_game(rom: str, rules: Rules, actions: np.ndarray, limit_frames: int) -> tuple[float, int, float, bool]:
+    """Score, agent steps, score up to the first lost life, and whether the limit cut it, by the emulator alone."""
+    ale = ale_py.ALEInterface()
+    ale.setFloat("repeat_action_probability", 0.0)
+    ale.setInt("max_num_frames_per_episode", limit_frames)
+    path = roms.get_rom_path(rom)
+    assert path
+    ale.loadROM(path)
+    ale.reset_game()
+    names = rules.actions or [action.name for action in ale.getMinimalActionSet()]
+    lives, score, at_first_loss = ale.lives(), 0.0, None
+    for steps, action in enumerate(actions, start=1):
+        for _ in range(rules.frames_per_step):
+            if not ale.game_over():
+                score += ale.act(ale_py.Action.__members__[names[action]])
+        if at_first_loss is None and ale.lives() < lives:
+            at_first_loss = score
+        if ale.game_over():
+            return score, steps, score if at_first_loss is None else at_first_loss, ale.game_truncated()
+    raise AssertionError("the emulator plays on")
+
+
+@pytest.mark.parametrize(
+    ("rom", "rules", "limit_frames", "cuts"),
+    [
+        ("breakout", PAPER_RULES, 18_000, {False}),
+        ("breakout", FIRE_LEFT_RIGHT, 18_000, {False}),
+        ("space_invaders", PAPER_RULES, 1_500, {False, True}),
+        ("pong", PAPER_RULES, 1_500, {True}),  # has no lives
+    ],
+)
+def test_scores_lengths_and_first_lives_are_those_of_the_bare_emulator(
+    monkeypatch: pytest.MonkeyPatch, rom: str, rules: Rules, limit_frames: int, cuts: set[bool]
+) -> None:
+    monkeypatch.setattr("wrappers.NOOP_MAX_FRAMES", 0)
+    games = AtariGames(rom, 8, rules, max_frames_per_game=limit_frames)
+    random, actions = RandomPlayer(games.num_actions, seed=4), []
+
+    def play(states: np.ndarray) -> np.ndarray:
+        actions.append(random(states))
+        return actions[-1]
+
+    # Broken off where some have lost lives: the games below begin anew all the same.
+    assert play_protocol(RandomPlayer(games.num_actions, seed=0), games, seed=1, watch=lambda done: done < 1) is None
+    played = play_protocol(play, games, seed=0)
+    games.close()
+    assert played is not None
+    for game, taken in zip(played, np.transpose(actions), strict=True):
+        expected = bare_game(rom, rules, taken, limit_frames)
+        assert (game.score, game.length_steps, game.first_life_score, game.cut) == expected
+    assert any(0 < game.first_life_score < game.score for game in played) == (rom != "pong")
+    assert {game.cut for game in played} == cuts
+
+
+def test_every_game_has_a_first_life_of_its_own() -> None:
+    keeper, finished = _ScoreKeeper(1), []
+    keeper.restart(np.array([3]))
+    steps = [(1, 0, 0, 3), (2, 0, 0, 2), (4, 0, 0, 2), (8, 1, 0, 3)]  # rewards, over, cut, lives of the game to come
+    steps += [(16, 0, 0, 3), (32, 0, 1, 3), (64, 0, 0, 2), (128, 1, 0, 3)]
+    for reward, over, cut, lives in steps:
+        values = np.array([float(reward)]), np.array([bool(over)]), np.array([bool(cut)]), np.array([lives])
+        finished += keeper.step(np.zeros((1, 84, 84), np.uint8), *values).finished
+    assert [(game.score, game.first_life_score, game.cut) for game in finished] == [
+        (15, 3, False),
+        (48, 48, True),
+        (192, 64, False),
+    ]
+
+
+def test_a_random_player_takes_every_action_as_often() -> None:
+    states = np.zeros((1_000, 4, 84, 84), np.uint8)
+    actions = [RandomPlayer(4, seed=seed)(states) for seed in (0, 0, 1)]
+    assert (abs(np.bincount(actions[0], minlength=4) - 250) < 60).all()  # 4 standard deviations
+    assert np.array_equal(actions[0], actions[1])
+    assert not np.array_equal(actions[0], actions[2])
 
 
 def test_a_player_explores_with_its_epsilon_and_is_greedy_otherwise() -> None:
@@ -90,7 +174,7 @@ def test_the_script_prints_and_writes_a_row_for_each_network(tmp_path: Path) -> 
     assert played is not None
     scores = np.array([game.score for game in played])
     assert int(rows[0]["cut"]) == sum(game.cut for game in played) == 3
-    row = {name: float(value) for name, value in rows[0].items() if name not in ("state_dict", "game")}
+    row = {name: float(value) for name, value in rows[0].items() if value and name not in ("state_dict", "game")}
     assert row["mean"] == scores.mean()
     assert row["standard_deviation"] == scores.std()
     assert (row["minimum"], row["median"], row["maximum"]) == (scores.min(), np.median(scores), scores.max())
@@ -101,9 +185,95 @@ def test_the_script_prints_and_writes_a_row_for_each_network(tmp_path: Path) -> 
     assert "95% interval" in header
     assert f"{scores.mean():,.1f}" in lines[0]
     assert lines[0].endswith(str(first))
-    assert lines[1].split()[-6:-2] == ["-", "-", "-", "-"]
+    assert lines[1].split()[-7:-2] == ["-", "-", "-", "-", "-"]
     assert lines[1].endswith(str(second))
     assert lines[2].startswith("cut: games that were still going on at 0.02 minutes")
+
+
+def evaluated(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> list[dict[str, str]]:
+    """The rows of the CSV file that evaluate.py, run in this process, wrote, behind one look at the JSON file."""
+    files = folder / "s.csv", folder / "s.json"
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments, "--csv", str(files[0]), "--json", str(files[1])])
+    main()
+    with open(files[0], newline="") as file:
+        rows = list(csv.DictReader(file))
+    result = json.loads(files[1].read_text())
+    assert [*result] == ["epsilon", "minutes", "seed", "rows"]
+    as_text = [{name: "" if value is None else str(value) for name, value in row.items()} for row in result["rows"]]
+    assert as_text == rows
+    return rows
+
+
+def test_random_play_is_a_row_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (
+        "--random",
+        "--game",
+        "BreakoutNoFrameskip-v4",
+        "Pooyan",
+        "--games",
+        "4",
+        "--seed",
+        "3",
+        "--minutes",
+        "0.4",
+    )
+    for _ in range(2):  # the second replaces the files of the first
+        breakout, pooyan = evaluated(monkeypatch, tmp_path, *arguments)
+    assert [row["state_dict"] for row in (breakout, pooyan)] == ["random", "random"]
+    assert [row["game"] for row in (breakout, pooyan)] == ["breakout", "pooyan"]
+    games, generator = AtariGames("breakout", 4, max_frames_per_game=1_440), np.random.default_rng(3)
+    seeds = EvaluationConfig(games=4, seed=3).emulator_seeds()
+    played = play_protocol(lambda states: generator.integers(4, size=4), games, seed=seeds)
+    games.close()
+    assert played is not None
+    assert float(breakout["mean"]) == np.mean([game.score for game in played]) > 0
+    assert float(breakout["mean_first_life"]) == np.mean([game.first_life_score for game in played])
+    assert float(breakout["mean_length_steps"]) == np.mean([game.length_steps for game in played])
+    assert float(breakout["mean_length_seconds"]) == pytest.approx(float(breakout["mean_length_steps"]) / 15)
+    result = json.loads((tmp_path / "s.json").read_text())
+    assert (result["epsilon"], result["minutes"], result["seed"]) == (1.0, 0.4, 3)
+    assert [breakout[f"{who}_nips2013"] for who in ("dqn", "human", "random")] == ["168.0", "31.0", "1.2"]
+    assert [pooyan[f"{who}_nips2013"] for who in ("dqn", "human", "random")] == ["", "", ""]
+    header, *lines = capsys.readouterr().out.splitlines()[-4:-1]
+    assert header.endswith("DQN  DQN 2013  human  random  normalised  cut")
+    assert lines[0].split()[-7:-3] == ["401.2", "168.0", "31.8", "1.7"]
+    bars, left_out = read_bars(tmp_path / "s.csv")
+    assert [(bar.game, bar.measured[0][0]) for bar in bars] == [("Breakout", "random")]
+    assert bars[0].measured[0][1] == float(breakout["normalised"])
+    assert left_out == ["pooyan"]
+
+
+def test_a_network_is_evaluated_by_the_rules_that_it_learned_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = QNetwork("breakout", 3, rules=FIRE_LEFT_RIGHT)
+    save_state_dict(network.state_dict(), tmp_path / "net.pt")
+    (row,) = evaluated(
+        monkeypatch, tmp_path, "--state-dict", str(tmp_path / "net.pt"), "--games", "4", "--epsilon", "1"
+    )
+    games = AtariGames("breakout", 4, FIRE_LEFT_RIGHT, max_frames_per_game=18_000)
+    seeds = EvaluationConfig(games=4).emulator_seeds()
+    played = play_protocol(EpsilonGreedyPlayer(network, epsilon=1.0, seed=0), games, seed=seeds)
+    games.close()
+    assert played is not None
+    assert float(row["mean"]) == np.mean([game.score for game in played]) > 0
+    assert float(row["mean_length_steps"]) == np.mean([game.length_steps for game in played])
+    assert float(row["mean_length_seconds"]) == pytest.approx(float(row["mean_length_steps"]) * 8 / 60)
+    assert json.loads((tmp_path / "s.json").read_text())["epsilon"] == 1.0
+
+
+def test_tables_of_older_versions_are_written_over_and_drawn(tmp_path: Path) -> None:
+    oldest = "state_dict,game,games,mean,standard_deviation,minimum,median,maximum,interval_low,interval_high"
+    oldest += ",dqn_nature,human,random,normalised"
+    assert ",".join(COLUMNS).startswith(f"{oldest},cut,")
+    row = "runs/a/best.pt,breakout,30,111.4,63.3,38.0,92.5,297.0,90.1,135.1,401.2,31.8,1.7,364"
+    for header, values in ((oldest, row), (f"{oldest},cut", f"{row},0")):
+        (tmp_path / "old.csv").write_text(f"{header}\n{values}\n")
+        check_output(tmp_path / "old.csv", TABLE)
+        (bars,), _ = read_bars(tmp_path / "old.csv")
+        assert [(name, round(score)) for name, score in bars.measured] == [("a/best.pt", 364)]
 
 
 def test_another_seed_is_other_games_and_a_longer_evaluation_none_of_its_neighbours() -> None:
@@ -124,7 +294,7 @@ def test_bad_input_is_one_line_and_status_2(
         (("--state-dict", str(tmp_path / "nowhere.pt")), "is not there"),
         (("--state-dict", str(tmp_path / "text.pt")), "was not written by this project"),
         (("--state-dict", wrong), "4 actions"),
-        (("--state-dict",), "names no file"),
+        (("--state-dict",), "who plays?"),
         (("--state-dict", good, "--games", "0"), "--games 0"),
         (("--state-dict", good, "--epsilon", "nan"), "--epsilon nan"),
         (("--state-dict", good, "--minutes", "0"), "--minutes 0"),

@@ -124,7 +124,12 @@ def test_heads_are_drawn_anew_and_updates_made_as_often_as_asked(num_envs: int, 
     updates, _ = lua_clock(steps * num_envs, parameters)
     training, seeds = started(parameters), list[int]()
     reset = training.agent.reset_head
-    training.agent.reset_head = lambda seed: (seeds.append(seed), reset(seed))[1]  # type: ignore[method-assign]
+
+    def note(seed: int) -> None:
+        seeds.append(seed)
+        reset(seed)
+
+    training.agent.reset_head = note  # type: ignore[method-assign]
     for _ in range(steps):
         before, known = training.agent_steps, len(seeds)
         step(training)
@@ -171,7 +176,8 @@ class Referee:
         )
         self.frames, info = self._games.reset(seed=seed)
         self._lives = info["lives"].tolist()
-        self._running = [FinishedGame(e, 0.0, 0) for e in range(num_envs)]
+        self._running = [FinishedGame(e, 0.0, 0, 0.0) for e in range(num_envs)]
+        self._lost = [0] * num_envs
         self.finished: list[FinishedGame] = []
 
     def step(self, actions: np.ndarray) -> tuple[list[float], list[bool], list[bool]]:
@@ -181,12 +187,14 @@ class Referee:
         for e in range(len(raw)):
             self._running[e].score += float(raw[e])
             self._running[e].length_steps += 1
+            self._running[e].first_life_score += float(raw[e]) * (self._lost[e] == 0)
             rewards.append(max(-1.0, min(1.0, float(raw[e]))))
             terminals.append(bool(over[e]) or info["lives"][e] < self._lives[e])
             self._lives[e] = info["lives"][e]
+            self._lost[e] += terminals[e]
             if over[e] or cut[e]:
                 self.finished.append(self._running[e])
-                self._running[e] = FinishedGame(e, 0.0, 0)
+                self._running[e], self._lost[e] = FinishedGame(e, 0.0, 0, 0.0), 0
         return rewards, terminals, (over | cut).tolist()
 
     def close(self) -> None:

@@ -51,8 +51,8 @@ def test_the_nearest_names_are_offered() -> None:
 RULES = {
     "breakout": Rules(),
     "pong": Rules(frames_per_step=3, actions=("RIGHT", "LEFT")),
-    "seaquest": Rules(frames_per_step=1, sticky_actions=0.25),
-    "space_invaders": Rules(frames_per_step=8, actions=("LEFTFIRE", "NOOP", "FIRE"), sticky_actions=0.25),
+    "seaquest": Rules(frames_per_step=1),
+    "space_invaders": Rules(frames_per_step=8, actions=("LEFTFIRE", "NOOP", "FIRE")),
 }
 
 
@@ -93,7 +93,9 @@ def test_an_action_is_the_one_that_its_name_says_for_as_many_frames_as_the_rules
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)
     ale.setInt("random_seed", 0)
-    ale.loadROM(roms.get_rom_path("pong"))
+    path = roms.get_rom_path("pong")
+    assert path
+    ale.loadROM(path)
     for _ in range(60):
         action = int(generator.integers(3))
         filmed.send(np.array([action]))
@@ -104,6 +106,21 @@ def test_an_action_is_the_one_that_its_name_says_for_as_many_frames_as_the_rules
         assert np.array_equal(screens[-1], ale.getScreenRGB())
         assert reward == sum(rewards)
     filmed.close()
+
+
+@pytest.mark.parametrize("sticky", [0.0, 1.0])
+def test_a_filmed_game_has_the_sticky_actions_of_its_rules(sticky: float) -> None:
+    """Where every action is the one before it, nobody ever does anything."""
+    last = []
+    for action in ("NOOP", "RIGHT"):
+        filmed = FilmedGame("breakout", Rules(actions=(action,), sticky_actions=sticky))
+        filmed.reset(0)
+        for _ in range(20):
+            filmed.send(np.zeros(1, np.int64))
+            step = filmed.receive()
+        last.append(step.frames)
+        filmed.close()
+    assert np.array_equal(last[0], last[1]) == (sticky == 1)
 
 
 def test_lost_lives_and_scores_are_those_of_the_bare_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
