@@ -21,6 +21,8 @@ from machine.tables import number_in, read_rows
 RUNNING_MEAN_GAMES = 100
 CURVE_POINTS = 500  # of a mean across runs; more cannot be seen
 LARGEST = 1e12  # of the numbers that are drawn: no score or agent step is as large, and axes end not far above
+FEW_POINTS = 60  # of a curve still have a mark each
+DRAWN = ("loss", "mean_q", "deviation_q", "mean_q_held_out", "deviation_q_held_out")  # columns of training.csv
 MOST_ROWS = 1_000  # of a table of scores; Matplotlib ends at 65,536 pixels
 NAME_CHARACTERS = 36  # of a long name are drawn, its last
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -39,10 +41,13 @@ class RunCurves:
     """What the figures need of a run's files."""
 
     game: str
+    frames_per_step: int
     games: Curve  # the raw score of each
+    lengths: Curve  # of each, in agent steps
     evaluations: Curve  # the mean score of each ...
     spreads: np.ndarray  # ... and its standard deviation
-    action_values: Curve  # the mean over held-out states of max Q, at the evaluations that have it
+    action_values: Curve  # the mean over held-out states of max Q, where it is known
+    training: dict[str, Curve]  # the columns of training.csv, each where it is known; none for older runs
 
 
 def read_run(path: Path) -> RunCurves:
@@ -50,28 +55,45 @@ def read_run(path: Path) -> RunCurves:
     if not os.path.isdir(path):
         raise UsageError(f"{path} is not a folder; name the folder of a run, such as runs/...")
     try:
-        game = str(json.loads((path / "config.json").read_text())["game"])
-        if not game.isprintable():  # it stands above the picture
+        config = json.loads((path / "config.json").read_text())
+        game, frames_per_step = str(config["game"]), int(config.get("frames_per_step", FRAMES_PER_STEP))
+        if not game.isprintable() or frames_per_step < 1:  # it stands above the picture
             raise ValueError(game)
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path} is not the folder of a run: it has no sound config.json") from None
-    games = _read_numbers(path / "games.csv", "agent_step", "score")
+    games = _read_numbers(path / "games.csv", "agent_step", "score", "length_steps")
     if not len(games):
         raise UsageError(f"{path} has no finished game yet; wait for the first")
     file = path / "evaluations.csv"
     columns = ("agent_step", "mean", "standard_deviation", "mean_max_q")
     evaluations = _read_numbers(file, *columns) if file.exists() else np.zeros((0, 4))
     steps, means, spreads, q_values = evaluations.T
-    known = np.isfinite(q_values)
-    return RunCurves(game, Curve(*games.T), Curve(steps, means), spreads, Curve(steps[known], q_values[known]))
+    training = _read_training(path / "training.csv")
+    action_values = training.get("mean_q_held_out", _known(steps, q_values))
+    ended, scores, lengths = games.T
+    played = Curve(ended, scores), Curve(ended, lengths), Curve(steps, means)
+    return RunCurves(game, frames_per_step, *played, spreads, action_values, training)
+
+
+def _read_training(path: Path) -> dict[str, Curve]:
+    """The curves of training.csv that have a point; none where there is no such table."""
+    columns = ("agent_step", *DRAWN)
+    values = _read_numbers(path, *columns) if path.exists() else np.zeros((0, len(columns)))
+    curves = {name: _known(values[:, 0], column) for name, column in zip(DRAWN, values.T[1:], strict=True)}
+    return {name: curve for name, curve in curves.items() if len(curve.steps)}
+
+
+def _known(steps: np.ndarray, values: np.ndarray) -> Curve:
+    known = np.isfinite(values)
+    return Curve(steps[known], values[known])
 
 
 def _read_numbers(path: Path, *columns: str) -> np.ndarray:
-    """Columns of a table of a run, (rows, columns) float64; NaN where the mean max Q of before learning is empty."""
+    """Columns of a table of a run, (rows, columns) float64; NaN where what learning brings is empty before it."""
 
     def parse(line: int, row: dict[str, str]) -> list[float]:
-        empty = "mean_max_q"  # the one column that may be
-        return [math.nan if (name, row[name]) == (empty, "") else _number(path, line, row, name) for name in columns]
+        unknown = {name for name in ("mean_max_q", *DRAWN) if not row.get(name)}
+        return [math.nan if name in unknown else _number(path, line, row, name) for name in columns]
 
     return np.array(read_rows(path, columns, parse, growing=True)).reshape(-1, len(columns))
 
@@ -79,7 +101,7 @@ def _read_numbers(path: Path, *columns: str) -> np.ndarray:
 def _number(path: Path, line: int, row: dict[str, str], column: str) -> float:
     """The number in a column of a row; raises `ValueError` where it is none, `UsageError` where it cannot be drawn."""
     value = number_in(row, column)
-    low = 0 if column in ("agent_step", "standard_deviation") else -LARGEST
+    low = 0 if column in ("agent_step", "standard_deviation", "length_steps") else -LARGEST
     if not low <= value <= LARGEST:
         raise UsageError(f"{path}, line {line}: {column} is '{row[column]}'; what is drawn is {low:g} to {LARGEST:g}")
     return value
@@ -138,8 +160,12 @@ def draw_curves(runs: list[RunCurves]) -> Figure:
     """Score and average action value over training (paper, Fig. 2), of one run or across runs of one game."""
     paper = paper_scores(runs[0].game)
     has_action_values = any(len(run.action_values.steps) for run in runs)
-    figure = Figure(figsize=(10.5, 4.6) if has_action_values else (8.2, 4.8), layout="constrained")
-    panels = figure.subplots(1, 2 if has_action_values else 1, sharex=True, squeeze=False)[0]
+    has_log = any(run.training for run in runs)
+    rows, columns = (2, 3) if has_log else (1, 2 if has_action_values else 1)
+    sizes = {(2, 3): (14, 8), (1, 2): (10.5, 4.6), (1, 1): (8.2, 4.8)}
+    figure = Figure(figsize=sizes[rows, columns], layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    panels = grid.flatten()
     name = paper.game if paper else _drawable(runs[0].game)
     figure.suptitle(name if len(runs) == 1 else f"{name}: mean of {len(runs)} runs and its 95% interval")
     if len(runs) == 1:
@@ -149,19 +175,52 @@ def draw_curves(runs: list[RunCurves]) -> Figure:
         _draw_across(panels[0], [run.evaluations for run in runs], VERMILLION, "evaluation", marker="o")
     panels[0].set_ylabel("score per game")
     if has_action_values:
-        _draw_across(panels[1], [run.action_values for run in runs], BLUE, "held-out states", marker="o")
+        values = [run.action_values for run in runs]
+        few = max(len(curve.steps) for curve in values) <= FEW_POINTS
+        _draw_across(panels[1], values, BLUE, "held-out states", marker="o" if few else "")
         panels[1].set_ylabel("average action value (max Q)")
+    if has_log:
+        _draw_log(panels[2:], runs)
     for panel in panels:
         legend = panel.legend(loc="best")
         for handle in legend.legend_handles:
             handle.set_alpha(1)
-        panel.ticklabel_format(axis="y", style="plain", useOffset=False)  # an offset would stand among the frames
-        panel.set_xlabel("agent steps")
+        if panel.get_yscale() == "linear":
+            panel.ticklabel_format(axis="y", style="plain", useOffset=False)  # an offset would stand among the frames
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-        frames = panel.secondary_xaxis("top", functions=(lambda x: x * FRAMES_PER_STEP, lambda x: x / FRAMES_PER_STEP))
-        frames.set_xlabel("frames")
-        frames.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for panel in grid[-1]:
+        panel.set_xlabel("agent steps")
+    if len(rates := {run.frames_per_step for run in runs}) == 1:  # else there is no one axis of frames
+        (frames_per_step,) = rates
+        for panel in grid[0]:
+            _draw_frames_axis(panel, frames_per_step)
     return figure
+
+
+def _draw_frames_axis(panel: Axes, frames_per_step: int) -> None:
+    frames = panel.secondary_xaxis(
+        "top", functions=(lambda x: np.multiply(x, frames_per_step), lambda x: np.divide(x, frames_per_step))
+    )
+    frames.set_xlabel("frames")
+    frames.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _draw_log(panels: np.ndarray, runs: list[RunCurves]) -> None:
+    """Four panels: the length of games, and of training.csv loss, Q-values and how far they tell states apart."""
+    nothing = Curve(np.zeros(0), np.zeros(0))
+    _draw_across(panels[0], [score_curve(run.lengths) for run in runs], BLUE, running_mean_name(runs))
+    for panel, column, color, name in (
+        (panels[1], "loss", BLUE, "minibatches"),
+        (panels[2], "mean_q", BLUE, "minibatches, of the actions taken"),
+        (panels[3], "deviation_q", BLUE, "minibatches, of the actions taken"),
+        (panels[3], "deviation_q_held_out", VERMILLION, "held-out states, of max Q"),
+    ):
+        _draw_across(panel, [run.training.get(column, nothing) for run in runs], color, name)
+    panels[3].set_yscale("log")
+    panels[3].yaxis.set_major_formatter("{x:g}")  # Matplotlib's own needs its mathematics, which is off
+    labels = ("agent steps per game", "loss per transition", "mean Q-value", "standard deviation of Q-values")
+    for panel, label in zip(panels, labels, strict=True):
+        panel.set_ylabel(label)
 
 
 def _draw_scores_of_run(panel: Axes, run: RunCurves) -> None:

@@ -32,6 +32,7 @@ from benchmarks.common import TAKES, BenchmarkConfig, timer
 from benchmarks.inference import LINES, POINTS, Point
 from machine.checkpoint import save_state_dict
 from machine.exits import UsageError
+from machine.tables import TRAINING_COLUMNS
 from model import Layers, load_network
 from showing.episodes import EpsilonGreedyPlayer
 from showing.figures_played import (
@@ -769,3 +770,29 @@ def test_the_inference_figure_has_a_line_for_each_network_with_gaps_where_nothin
 def test_every_flag_of_the_benchmark_belongs_to_a_measurement() -> None:
     taken = {name for names in TAKES.values() for name in names}
     assert taken | {"what", "device", "json"} == {field.name for field in dataclasses.fields(BenchmarkConfig)}
+
+
+def test_the_log_is_drawn_beside_scores_and_lengths_with_the_frames_of_the_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [1.0, 3.0, 5.0])
+    (run / "config.json").write_text(json.dumps({"game": "Breakout", "frames_per_step": 8}))
+    values = {100: "0.004,0.1,0.01,0.3,0.02", 200: "0.003,0.2,0.02,0.4,0.04", 300: "0.002,0.3,0.04,0.5,"}
+    rows = "".join(f"{step},{row},0.00025,0.9,70.0\n" for step, row in values.items())
+    (run / "training.csv").write_text(",".join(TRAINING_COLUMNS) + "\n50,,,,,,0.00025,1.0,900.0\n" + rows)
+    figure = draw_curves([read_run(run)])
+    panels = {axes.get_ylabel(): lines_of(figure, number) for number, axes in enumerate(figure.axes)}
+    expected = {
+        "agent steps per game": [[100, 100], [200, 100], [300, 100]],
+        "loss per transition": [[100, 0.004], [200, 0.003], [300, 0.002]],
+        "mean Q-value": [[100, 0.1], [200, 0.2], [300, 0.3]],
+        "average action value (max Q)": [[100, 0.3], [200, 0.4], [300, 0.5]],
+    }
+    for label, points in expected.items():
+        (line,) = panels[label].values()
+        np.testing.assert_allclose(line, points)
+    deviations = panels["standard deviation of Q-values"]
+    np.testing.assert_allclose(deviations["minibatches, of the actions taken"][:, 1], [0.01, 0.02, 0.04])
+    np.testing.assert_allclose(deviations["held-out states, of max Q"], [[100, 0.02], [200, 0.04]])
+    figure.draw_without_rendering()
+    steps, (frames,) = figure.axes[0], figure.axes[0].child_axes
+    low, high = steps.get_xlim()
+    assert cast(Axes, frames).get_xlim() == pytest.approx((8 * low, 8 * high))
