@@ -52,6 +52,7 @@ class Watched:
 
     def __init__(self, state_dict: Path, seed: int):
         self.network = load_network(state_dict)
+        self.rules = self.network.rules
         self._path = state_dict
         self.seed = seed
         self._filmed = open_game(state_dict, self.network)
@@ -182,7 +183,7 @@ def draw_value(player: Watched) -> Figure:
         thumb = figure.add_subplot(grid[0, place])
         _show_screen(thumb, sights[step], f"step {step:,}: {_number(values[step], digits)}")
         _connect(thumb, (0.5, 0), (step, 1), panel.get_xaxis_transform())
-    rate = player.network.rules.steps_per_second
+    rate = player.rules.steps_per_second
     panel.set(xlabel=f"agent steps ({rate:g} per second of play)", ylabel="value (max Q)")
     panel.spines["top"].set_visible(False)
     return figure

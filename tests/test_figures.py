@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import matplotlib as mpl
 import matplotlib.image
@@ -26,7 +27,7 @@ from matplotlib.text import Annotation
 
 import benchmark
 import figures
-from atari import paper_table
+from atari import PAPER_RULES, paper_table
 from benchmarks import inference, scaling
 from benchmarks.common import TAKES, BenchmarkConfig, timer
 from benchmarks.inference import LINES, POINTS, Point
@@ -545,7 +546,7 @@ class Scripted(Watched):
     """A player whose states have given values, and in the last hidden layer the given features (count, size)."""
 
     def __init__(self, values: np.ndarray, features: np.ndarray | None = None):
-        self.game, self.seed = "breakout", 0
+        self.game, self.seed, self.rules = "breakout", 0, PAPER_RULES
         self.values, self.given = values, features
 
     def play(self, game: int = 0) -> Iterator[Sight]:
@@ -780,7 +781,7 @@ def test_the_log_is_drawn_beside_scores_and_lengths_with_the_frames_of_the_run(t
     (run / "training.csv").write_text(",".join(TRAINING_COLUMNS) + "\n50,,,,,,0.00025,1.0,900.0\n" + rows)
     figure = draw_curves([read_run(run)])
     panels = {axes.get_ylabel(): lines_of(figure, number) for number, axes in enumerate(figure.axes)}
-    expected = {
+    expected: dict[str, list[list[float]]] = {
         "agent steps per game": [[100, 100], [200, 100], [300, 100]],
         "loss per transition": [[100, 0.004], [200, 0.003], [300, 0.002]],
         "mean Q-value": [[100, 0.1], [200, 0.2], [300, 0.3]],
