@@ -1,4 +1,4 @@
-"""Speed, side by side: python benchmark.py, and behind that parts, scaling or inference"""
+"""Speed, side by side: python benchmark.py, and behind that parts, scaling, inference or relatives"""
 
 from machine.exits import exit_with  # isort: skip  # first: Ctrl-C is one line now
 import importlib.util
@@ -15,12 +15,19 @@ from benchmarks.common import BenchmarkConfig
 from benchmarks.compare import compare
 from benchmarks.inference import inference
 from benchmarks.parts import parts
+from benchmarks.relatives import relatives
 from benchmarks.scaling import scaling
 from machine.devices import choose_device, keep_freed_memory
 from machine.files import writing_output
 from machine.flags import parse
 
-MEASUREMENTS = {"compare": compare, "parts": parts, "scaling": scaling, "inference": inference}
+MEASUREMENTS = {
+    "compare": compare,
+    "parts": parts,
+    "scaling": scaling,
+    "inference": inference,
+    "relatives": relatives,
+}
 
 
 def hardware(device: torch.device) -> str:

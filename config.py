@@ -1,10 +1,10 @@
 """Flags: everything that decides what is learned, what belongs to a run, and files of them (configs/)."""
 
 import dataclasses
-import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from machine.flags import (
     Probability,
     check_bounds,
     flag,
-    number_of,
+    parse,
     take_numbers_as_meant,
 )
 from model import Layers, QNetwork, load_network
@@ -56,6 +56,9 @@ MAY_GROW = ("games", "steps")  # the flags that lengthen a run
 MAY_CHANGE = (*NOT_KEPT, *MAY_GROW, "device", "save_every_games", "checkpoint_minutes")  # nothing learned hangs on them
 
 
+AnyConfig = TypeVar("AnyConfig", bound="RunConfig")
+
+
 @dataclass
 class Hyperparameters:
     """Everything that decides what is learned; the defaults are the paper's."""
@@ -81,7 +84,7 @@ class Hyperparameters:
     initial_weights: Literal["torch7", "lecun", "xavier"] = "torch7"
     """How weights are drawn: as by the released code, as PFRL's DQN does (LeCun), or as Dopamine's (Xavier)."""
     initial_state_dict: Path | None = None
-    """Begin a new run with the weights of this state dict instead; its layers and actions must be as many."""
+    """Begin a new run with the weights of this state dict instead; its layers and actions must be the same."""
     replay_size: int = 1_000_000
     """Transitions in the replay memory, a multiple of num-envs (run_gpu: replay_memory)."""
     replay_start_size: int = 50_000
@@ -202,7 +205,8 @@ class Hyperparameters:
         for companion, is_there, names in needs:
             for name in names:
                 if not is_there and getattr(self, name) != defaults[name]:
-                    raise UsageError(f"{flag(name)} does nothing without {companion}; leave it out, or add that")
+                    usual = f"--no-{name}" if defaults[name] is False else f"{flag(name)} {defaults[name]}"
+                    raise UsageError(f"{flag(name)} does nothing without {companion}; add that, or type {usual}")
 
     def check_memory(self, device: torch.device) -> None:
         """Raise `UsageError` unless the replay memory and the minibatches fit on a device."""
@@ -239,8 +243,9 @@ class RunConfig(Hyperparameters):
 
     def __post_init__(self) -> None:
         take_numbers_as_meant(self)  # a notebook or a file may give numbers, names and lists in other types
-        self.run_dir = None if self.run_dir is None else Path(self.run_dir)
-        self.initial_state_dict = None if self.initial_state_dict is None else Path(self.initial_state_dict)
+        self.run_dir = Path(self.run_dir) if isinstance(self.run_dir, str) else self.run_dir
+        path = self.initial_state_dict
+        self.initial_state_dict = Path(path) if isinstance(path, str) else path
         self.actions = tuple(self.actions) if isinstance(self.actions, list) else self.actions
 
     def check_new(self) -> None:
@@ -256,11 +261,15 @@ class RunConfig(Hyperparameters):
         """The network that --initial-state-dict names; raises `UsageError` where its weights do not fit."""
         if self.initial_state_dict is None:
             return None
-        network, names = load_network(self.initial_state_dict), choose_actions(self.rom, self.rules.actions)[0]
-        there, here = (network.layers, network.num_actions), (self.layers, len(names))
+        network = load_network(self.initial_state_dict)
+        there = network.layers, choose_actions(rom_name(network.game), network.rules.actions)[0]
+        here = self.layers, choose_actions(self.rom, self.rules.actions)[0]
         if there != here:
-            what = f"--initial-state-dict {self.initial_state_dict} does not fit"
-            raise UsageError(f"{what}: it is for {there[1]} actions, {there[0]}; this run has {here[1]}, {here[0]}")
+            (layers, names), (own_layers, own_names) = there, here
+            what = (
+                f"--initial-state-dict {self.initial_state_dict} does not fit: it is for {', '.join(names)}, {layers}"
+            )
+            raise UsageError(f"{what}; this run has {', '.join(own_names)}, {own_layers}")
         return network
 
     def as_json(self) -> dict[str, Any]:
@@ -282,36 +291,40 @@ class RunConfig(Hyperparameters):
                 raise UsageError(f"{name} {now} contradicts {self.run_dir}, which was begun with {before}; {way_out}")
 
 
-def values_of_file(name: str) -> dict[str, Any]:
-    """Flags to values of a YAML or JSON file, or of the file in configs/ that has this name; raises `UsageError`."""
-    path = Path(name)
-    if not path.suffix and not path.exists():
-        path = CONFIGS / f"{name}.yaml"
-        if not path.exists():
-            there = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
-            raise UsageError(f"--config {name} is neither a file nor one of configs/: {there}")
+def words_of_file(name: str) -> list[str]:
+    """The command line that a YAML or JSON file means, or the file in configs/ of this name; raises `UsageError`."""
+    path = Path(name) if os.path.exists(name) or Path(name).suffix else CONFIGS / f"{name}.yaml"
+    if path.parent == CONFIGS and not os.path.exists(path):
+        there = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+        raise UsageError(f"--config {name} is neither a file nor one of configs/: {there}")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        node = yaml.compose(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
+    if not isinstance(node, yaml.MappingNode):
         raise UsageError(f"--config {path} holds no flags; a line of it reads, for example, learning-rate: 0.0001")
-    kinds = get_type_hints(RunConfig)
-    known = [name for name in kinds if name not in NOT_KEPT]
-    found = {str(key).replace("-", "_"): value for key, value in values.items()}
-    if odd := [key for key in found if key not in known]:
-        nearest = difflib.get_close_matches(odd[0], known, n=1, cutoff=0.4)
-        hint = f"did you mean {nearest[0].replace('_', '-')}?" if nearest else "--help lists the flags"
-        raise UsageError(f"--config {path}: {odd[0].replace('_', '-')} is no flag that a file can hold; {hint}")
-    # YAML 1.1 takes 1e-10 for a text: it wants a point.
-    return {key: number_of(value, kinds[key]) if isinstance(value, str) else value for key, value in found.items()}
+    words: list[str] = []
+    for key, value in node.value:
+        name = str(key.value).replace("_", "-")
+        if f"--{name}" in words or f"--no-{name}" in words:
+            raise UsageError(f"--config {path}: {name} comes twice; leave one of them out")
+        if name.replace("-", "_") in NOT_KEPT:
+            raise UsageError(f"--config {path}: {name} is no flag that a file can hold; type it")
+        if isinstance(value, yaml.SequenceNode):
+            words += [f"--{name}", *(str(each.value) for each in value.value)]
+        elif str(value.value).lower() in ("true", "false"):
+            words.append(f"--{name}" if str(value.value).lower() == "true" else f"--no-{name}")
+        elif value.value not in ("", "null"):  # what is left open
+            words += [f"--{name}", str(value.value)]
+    return words
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as everyone reads it, but for a key that comes twice, of which PyYAML would take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(problem=f"{twice[0]} comes twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
+def with_file(config: AnyConfig) -> AnyConfig:
+    """The config with what its --config file says; raises `UsageError` that names the file."""
+    if config.config is None:
+        return config
+    words = words_of_file(config.config)
+    try:
+        return dataclasses.replace(parse(type(config), default=config, words=words), config=None)
+    except UsageError as error:
+        raise UsageError(f"--config {config.config}: {error}") from None

@@ -1,6 +1,6 @@
 """The Q-networks: four 84x84 frames in, one value per action out. The paper's, and its relatives."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +178,13 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> QNetwork:
 
 def _described(described: dict[str, Any]) -> tuple[Layers, Rules]:
     """The layers and rules of a state dict, the paper's where it says nothing; raises `ValueError` for what is none."""
-    layers, rules = ({**asdict(kind())} for kind in (Layers, Rules))
-    for name, value in described.items():
-        for values in (layers, rules):
-            if name in values:
-                values[name] = tuple(value) if name == "actions" else value
-    known = layers["network"] in NETWORKS and 1 <= rules["frames_per_step"] <= MAX_FRAMES_PER_STEP
-    if not known or not 0 <= rules["sticky_actions"] <= 1 or len(rules["actions"]) not in (0, described["num_actions"]):
+    values = described | {"actions": tuple(described.get("actions", ()))}
+    of_layers, of_rules = (
+        {field.name: values[field.name] for field in fields(kind) if field.name in values} for kind in (Layers, Rules)
+    )
+    layers, rules = Layers(**of_layers), Rules(**of_rules)
+    frames, actions = rules.frames_per_step, len(rules.actions)
+    known = layers.network in NETWORKS and type(frames) is int and 1 <= frames <= MAX_FRAMES_PER_STEP
+    if not known or not 0 <= rules.sticky_actions <= 1 or actions not in (0, described["num_actions"]):
         raise ValueError(f"no network of this version is {layers}, {rules}")
-    return Layers(**layers), Rules(**rules)
+    return layers, rules

@@ -290,9 +290,12 @@ class QAgent:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, tensor in self._tensors().items():
-            if name in state:  # an older version has no q_sums
+            if name in state:
                 tensor.copy_(state[name])
         self._updates_since_loss = state["updates_since_loss"]
+        if "q_sums" not in state:  # an older version's: its sums would be of fewer updates than its loss
+            self._loss_sum.zero_()
+            self._updates_since_loss = 0
 
 
 class _Graphs:

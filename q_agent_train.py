@@ -17,7 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from atari import FRAMES_PER_MINUTE, FinishedGame
-from config import FLAGS, MAY_CHANGE, Hyperparameters, RunConfig, values_of_file
+from config import FLAGS, MAY_CHANGE, Hyperparameters, RunConfig, with_file
 from machine.checkpoint import misfit, save_state_dict
 from machine.devices import bits_depend_on, choose_device, set_up_torch
 from machine.flags import check_types, parse
@@ -129,6 +129,8 @@ def train(config: Config) -> Path:
 
 def prepare(config: Config) -> tuple[torch.device, Path]:
     """Check everything that can be known before anything is made; the device and the folder of the run."""
+    if config.config is not None:
+        raise UsageError("--config is for the command line; here, name the flags themselves")
     saved = config_of_run(config.run_dir) if config.run_dir else None
     if saved and saved.run_dir:
         check_config(saved.run_dir, saved.as_json(), MAY_CHANGE)  # before an edited value is called a flag's
@@ -151,15 +153,6 @@ def config_of_run(run_dir: Path) -> Config | None:
     check_is_run_or_new(run_dir)
     values = read_config(run_dir, Config().as_json())
     return None if values is None else checked(Config(**values, run_dir=run_dir), run_dir / "config.json")
-
-
-def defaults_of(config: Config) -> Config | None:
-    """What the flags that are not typed stand for, where a run or a file says it; raises `UsageError`."""
-    saved = config_of_run(config.run_dir) if config.run_dir else None
-    values = values_of_file(config.config) if config.config else {}
-    if not (saved or values):
-        return None
-    return checked(dataclasses.replace(saved or Config(run_dir=config.run_dir), **values), config.config)
 
 
 def checked(config: Config, file: Path | str | None) -> Config:
@@ -228,8 +221,11 @@ class Run:
         """Take over the newest sound checkpoint and play its tape; False when there is nothing to do."""
         checkpoint, fault = self.folder.checkpoints.load()
         what = f"the checkpoint in {self.folder.path}"
-        expected = {**OLD_FORMAT, "training": self.training.state_dict() | {"priorities": None}}  # of any size
-        del expected["training"]["agent"]["q_sums"]  # older versions have none
+        state = self.training.state_dict()
+        del state["agent"]["q_sums"]  # older versions have none
+        if "priorities" in state:
+            state["priorities"] = None  # of any size
+        expected = {**OLD_FORMAT, "training": state}
         if odd := misfit(checkpoint, expected):
             raise RunError(f"{what} is not what this version reads ({odd}); use the version that wrote it")
         if fault:
@@ -394,12 +390,18 @@ class Run:
         print(f"  go on            {self._command}{longer if how == 'Finished' else ''}")
 
 
+def command_line() -> Config:
+    """The config that the flags mean; what is not typed is as its --config file says, or as its run was begun."""
+    typed = parse(Config, groups=FLAGS)
+    saved = config_of_run(typed.run_dir) if typed.run_dir else None
+    if not (saved or typed.config):
+        return typed
+    defaults = with_file(dataclasses.replace(saved or Config(), run_dir=typed.run_dir, config=typed.config))
+    return dataclasses.replace(parse(Config, default=defaults, groups=FLAGS), config=None)
+
+
 def main() -> None:
-    """The command line: flags, or the config of the run that --run-dir names."""
-    config = parse(Config, groups=FLAGS)
-    if defaults := defaults_of(config):
-        config = parse(Config, default=defaults, groups=FLAGS)
-    train(config)
+    train(command_line())
 
 
 if __name__ == "__main__":

@@ -77,7 +77,8 @@ class ReplayMemory:
         self._terminals = np.zeros(shape, np.bool_)
         self._ages = np.zeros(shape, np.uint8)
         self.priority_exponent = priority_exponent
-        self.priorities = None if priority_exponent is None else np.ones(shape, np.float32)
+        # How likely each is drawn beside one of the largest priority, 1: its priority to that power.
+        self.chances = None if priority_exponent is None else np.ones(shape, np.float32)
         self._environments = np.arange(num_envs)
         self.first_row = 0  # the first row ever written
         self.row = 0  # the newest row: its frame is known, its action not yet
@@ -119,8 +120,8 @@ class ReplayMemory:
         self._ages[ring_row] = ages
         # What stood here before is forgotten, so that the memory's bytes are a function of the rows it holds.
         self._actions[ring_row] = self._rewards[ring_row] = self._terminals[ring_row] = 0
-        if self.priorities is not None:
-            self.priorities[ring_row] = 1  # the largest: what is new is soon learned from
+        if self.chances is not None:
+            self.chances[ring_row] = 1  # the largest: what is new is soon learned from
 
     def latest_states(self) -> Tensor:
         """The states (num_envs, 4, 84, 84) uint8, on the memory's device, in which the agent is to act now."""
@@ -130,7 +131,7 @@ class ReplayMemory:
     def sample(self, count: int, generator: np.random.Generator) -> Transitions:
         """Draw `count` transitions with replacement, uniformly or by priority, from all that are whole; some step was
         appended."""
-        rows, environments = (self.draw if self.priorities is None else self._draw_by_priority)(count, generator)
+        rows, environments = (self.draw if self.chances is None else self._draw_by_priority)(count, generator)
         ring_rows = rows % self.num_rows
         places = self._places(rows, environments)
         return Transitions(
@@ -139,7 +140,7 @@ class ReplayMemory:
             rewards=self._rewards[ring_rows, environments],
             terminals=self._terminals[ring_rows, environments],
             places=places,
-            chances=None if self.priorities is None else self._chances(places),
+            chances=None if self.chances is None else self.chances.flat[places],
         )
 
     def set_priorities(self, drawn: Transitions, td_errors: np.ndarray | None) -> None:
@@ -147,24 +148,22 @@ class ReplayMemory:
 
         td_errors: (count,) float32. Of a transition that was drawn twice the later error counts.
         """
-        if self.priorities is not None and td_errors is not None:
-            self.priorities.flat[drawn.places] = np.minimum(np.abs(td_errors) + LEAST_PRIORITY, 1)
+        if self.chances is not None and td_errors is not None:
+            priorities = np.minimum(np.abs(td_errors) + LEAST_PRIORITY, 1)
+            self.chances.flat[drawn.places] = priorities**self.priority_exponent
 
     def _places(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
         return rows % self.num_rows * self.num_envs + environments
 
-    def _chances(self, places: np.ndarray) -> np.ndarray:
-        assert self.priorities is not None, "only with priorities"
-        return self.priorities.flat[places] ** np.float32(self.priority_exponent)
-
     def _draw_by_priority(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        assert self.chances is not None, "only with priorities"
         # No priority exceeds 1, so a uniform draw that is kept with probability p ** exponent is exact, without a tree.
         kept: list[tuple[np.ndarray, np.ndarray]] = []
         missing = count
         while missing > 0:
             candidates = max(CANDIDATES * missing, LEAST_CANDIDATES)
             rows, environments = self.draw(candidates, generator)
-            keep = generator.random(candidates) < self._chances(self._places(rows, environments))
+            keep = generator.random(candidates) < self.chances.flat[self._places(rows, environments)]
             kept.append((rows[keep], environments[keep]))
             missing -= int(keep.sum())
         rows, environments = map(np.concatenate, zip(*kept, strict=True))

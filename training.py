@@ -125,7 +125,7 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on, as tensors and plain values; the memory as a tape."""
         held_out = None if self.held_out_states is None else _packed(self.held_out_states.numpy())
-        priorities = {} if self.memory.priorities is None else {"priorities": _packed(self.memory.priorities)}
+        priorities = {} if self.memory.chances is None else {"priorities": _packed(self.memory.chances)}
         tape = self.tape.state_dict()
         return priorities | {
             "agent": self.agent.state_dict(),
@@ -157,8 +157,8 @@ class Training:
         if state["held_out_states"] is not None:
             pixels = _unpacked(state["held_out_states"], np.uint8)
             self.held_out_states = torch.from_numpy(pixels.reshape(-1, HISTORY_FRAMES, FRAME_SIZE, FRAME_SIZE))
-        if self.memory.priorities is not None:
-            self.memory.priorities[:] = _unpacked(state["priorities"], np.float32).reshape(self.memory.priorities.shape)
+        if self.memory.chances is not None:
+            self.memory.chances[:] = _unpacked(state["priorities"], np.float32).reshape(self.memory.chances.shape)
         self.evaluations = state["evaluations"]
         self._reseeds = state["reseeds"]
         return bool(self.memory.fingerprint() == state["fingerprint"])

@@ -25,12 +25,13 @@ GAME = "Breakout"
 EPSILON = 0.1  # for both: where a run spends most of its time
 MINIBATCH = 32  # transitions per update, as in the paper
 WARM_UP_STEPS = 1_000  # agent steps of random play, then as many seconds as --warm-up-seconds of learning, untimed
-RESULT = Kind("a benchmark's result", rb'\{\s*"(ours|rounds|environments|inference)"|\[\s*\{\s*"part"')
+RESULT = Kind("a benchmark's result", rb'\{\s*"(ours|rounds|environments|inference|relatives)"|\[\s*\{\s*"part"')
 TAKES = {  # the flags of each measurement; --device and --json are everyone's
     "compare": ("rounds", "seconds", "warm_up_seconds", "num_envs", "replay_size"),
     "parts": ("num_envs", "replay_size"),
     "scaling": ("rounds", "seconds", "warm_up_seconds", "replay_size", "figure"),
     "inference": ("point_seconds", "figure"),
+    "relatives": ("rounds", "seconds", "warm_up_seconds", "num_envs", "replay_size"),
 }
 Result = TypeVar("Result")
 
@@ -39,9 +40,9 @@ Result = TypeVar("Result")
 class BenchmarkConfig:
     """Measure speed: training beside its peer, in its parts, as it scales; or the networks alone."""
 
-    what: tyro.conf.Positional[Literal["compare", "parts", "scaling", "inference"]] = "compare"
+    what: tyro.conf.Positional[Literal["compare", "parts", "scaling", "inference", "relatives"]] = "compare"
     """compare: beside Stable-Baselines3's DQN. parts: where the time goes. scaling: environments and memory sizes.
-    inference: each network forward, by batch, history frames and resolution."""
+    inference: each network forward, by batch, history frames and resolution. relatives: training with each option."""
     rounds: Count = 5
     """Rounds of the comparison, in each every program once, in a process of its own; with scaling, of each point."""
     seconds: Positive = 20.0
@@ -74,11 +75,16 @@ class BenchmarkConfig:
             check_output(self.figure, PNG)
 
 
-def started(config: BenchmarkConfig) -> Training:
-    """A training that has begun to learn: the paper's, but for a short warm-up and the last epsilon from the start."""
+def started(config: BenchmarkConfig, **changes: Any) -> Training:
+    """A training that has begun to learn: the paper's, but for a short warm-up and the last epsilon from the start.
+
+    changes: other values for its flags.
+    """
     keep_freed_memory()
     parameters = Hyperparameters(GAME, num_envs=config.num_envs, replay_size=config.replay_size)
     parameters = replace(parameters, replay_start_size=WARM_UP_STEPS, epsilon_start=EPSILON, epsilon_end=EPSILON)
+    parameters = replace(parameters, **changes)
+    parameters.check()
     training = set_up(parameters, choose_device(config.device))
     training.begin()
     while training.agent_steps <= WARM_UP_STEPS:

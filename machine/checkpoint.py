@@ -65,8 +65,11 @@ def _check_seal(path: Path) -> None:
 def misfit(state: Any, expected: Any, name: str = "") -> str | None:
     """The name of the first part of a loaded state that is missing or other than `expected`'s; None where all fit.
 
-    Dicts are compared key by key, tensors by shape and dtype, all else by type; where None is expected, all fits.
+    Dicts are compared key by key, tensors by shape and dtype, all else by type; where None is expected, all
+    fits that is there.
     """
+    if state is _MISSING:
+        return name
     if expected is None:
         return None
     if type(state) is not type(expected):

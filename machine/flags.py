@@ -8,6 +8,7 @@ import numbers
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
@@ -87,6 +88,8 @@ def _type_fault(value: Any, kind: Any) -> str | None:
     if get_origin(kind) is tuple and get_args(kind)[0] is str:
         fits = isinstance(value, tuple | list) and all(isinstance(each, str) for each in value)
         return None if fits else "a list of texts"
+    if kind is Path:
+        return None if isinstance(value, Path) else "a path"
     return None if kind not in _NAMES or type(value) is kind else _NAMES[kind]
 
 
@@ -104,14 +107,20 @@ def take_numbers_as_meant(config: Any) -> None:
             setattr(config, name, kind(value))
 
 
-def parse(kind: type[Config], *, default: Config | None = None, groups: Mapping[str, Sequence[str]] = {}) -> Config:
-    """The config dataclass that the command line describes; ends with a `UsageError` where it describes none.
+def parse(
+    kind: type[Config],
+    *,
+    default: Config | None = None,
+    groups: Mapping[str, Sequence[str]] = {},
+    words: Sequence[str] | None = None,
+) -> Config:
+    """The config dataclass that the command line, or `words`, describes; raises `UsageError` where it describes none.
 
     groups: heading to fields, all of them, for --help; without, they stand in one box.
     """
     with clear_errors(kind):
         if not groups:
-            return tyro.cli(kind) if default is None else tyro.cli(kind, default=default)
+            return tyro.cli(kind, args=words) if default is None else tyro.cli(kind, args=words, default=default)
         values = tyro.cli(_in_groups(kind, default, groups), config=(tyro.conf.OmitArgPrefixes,))
     return kind(**{name: getattr(getattr(values, group), name) for group in groups for name in groups[group]})
 
@@ -182,14 +191,6 @@ def _numbers(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Pri
         is_instance=lambda value: isinstance(value, kind),
         str_from_instance=lambda value: [str(value)],
     )
-
-
-def number_of(word: str, hint: Any) -> Any:
-    """The number that a text from a file means where the flag is one; else the text."""
-    kind = _without_none(hint)
-    with contextlib.suppress(ValueError):
-        return _number(word, kind) if kind in (int, float) else word
-    return word
 
 
 def _number(word: str, kind: type[float]) -> float:

@@ -366,20 +366,22 @@ def prioritized_play(exponent: float) -> tuple[NaivePlay, ReplayMemory]:
         if step == 70:
             play.start()
         if step > 5:
-            memory.set_priorities(memory.sample(24, generator), generator.normal(0, 0.5, 24).astype(np.float32))
+            memory.set_priorities(memory.sample(24, generator), 0.1 + generator.random(24).astype(np.float32) ** 2)
     return play, memory
 
 
 def test_transitions_are_drawn_in_proportion_to_their_priority() -> None:
     """Against a list of the whole transitions with their priorities; weights as Schaul et al. 2016, 3.4, have them."""
     play, memory = prioritized_play(0.6)
-    assert memory.priorities is not None
+    assert memory.chances is not None
     whole = sorted(play.whole())
     draws = 100 * len(whole)
     sampled = memory.sample(draws, np.random.default_rng(0))
     assert sampled.chances is not None
     numbers = frame_numbers(sampled.windows)[:, 3]
-    priorities = dict(zip(numbers.tolist(), memory.priorities.flatten()[sampled.places].tolist(), strict=True))
+    priorities = dict(
+        zip(numbers.tolist(), (memory.chances ** (1 / 0.6)).flatten()[sampled.places].tolist(), strict=True)
+    )
     assert sorted(priorities) == whole
     assert len(set(priorities.values())) > 30
     assert max(priorities.values()) == 1
@@ -398,19 +400,19 @@ def test_priorities_are_those_of_the_last_error_and_1_for_what_is_new() -> None:
     play.start(memory)
     for _ in range(4):
         play.step()
-    assert memory.priorities is not None
-    assert np.array_equal(memory.priorities, np.ones((10, 2), np.float32))
+    assert memory.chances is not None
+    assert np.array_equal(memory.chances, np.ones((10, 2), np.float32))
     drawn = memory.sample(3, np.random.default_rng(0))
     drawn.places[:] = 1, 4, 1  # one of them twice: the later error counts
     memory.set_priorities(drawn, np.array([0.3, -5.0, -0.2], np.float32))
     expected = np.ones(20, np.float32)
     expected[1] = np.float32(0.2) + np.float32(2e-6)  # GamePlay's constants
-    assert np.array_equal(memory.priorities.flatten(), expected)
+    assert np.array_equal(memory.chances.flatten(), expected)
     memory.set_priorities(drawn, np.zeros(3, np.float32))
-    assert memory.priorities.flatten()[4] == np.float32(2e-6)
+    assert memory.chances.flatten()[4] == np.float32(2e-6)
     for _ in range(7):
         play.step()  # over what stood there
-    assert np.array_equal(memory.priorities[:2], np.ones((2, 2), np.float32))
+    assert np.array_equal(memory.chances[:2], np.ones((2, 2), np.float32))
 
 
 def test_without_priorities_nothing_is_drawn_by_them() -> None:
@@ -420,4 +422,4 @@ def test_without_priorities_nothing_is_drawn_by_them() -> None:
         play.step()
     drawn = memory.sample(4, np.random.default_rng(0))
     memory.set_priorities(drawn, None)
-    assert memory.priorities is drawn.chances is None
+    assert memory.chances is drawn.chances is None

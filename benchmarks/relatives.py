@@ -1,0 +1,51 @@
+"""What each relative of the network costs: agent steps per second of training with one flag after the other."""
+
+from contextlib import closing
+from dataclasses import fields
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.common import BenchmarkConfig, alone, spread, started
+from benchmarks.compare import rate
+from config import Hyperparameters, with_file
+from q_agent_train import Config, step
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "the paper's": {},
+    "--network nips2013": {"network": "nips2013"},
+    "--dueling": {"dueling": True},
+    "--separable": {"separable": True},
+    "--double": {"double": True},
+    "--prioritized": {"prioritized": True},
+    "--no-target-network": {"target_network": False},
+    "--optimizer adam": {"optimizer": "adam"},
+    "--learning-rate-end": {"learning_rate_end": 1e-5, "learning_rate_steps": 1_000_000},
+    "--updates-per-period 4": {"updates_per_period": 4},
+    "--frames-per-step 8": {"frames_per_step": 8},
+}
+OWN_SIZES = ("game", "num_envs", "replay_size", "replay_start_size", "epsilon_start", "epsilon_end")
+
+
+def measure(config: BenchmarkConfig, changes: dict[str, Any]) -> float:
+    """Agent steps per second of this project's training loop with other flags."""
+    with closing(started(config, **changes)) as training:
+        return rate(lambda: step(training), lambda: training.agent_steps, config)
+
+
+def relatives(config: BenchmarkConfig) -> dict[str, Any]:
+    """Measure every option in turn, round by round, and print the table; configs with their own minibatch and ratio."""
+    options = dict(OPTIONS)
+    for name in ("d3qn", "efficient-d3qn"):
+        config_of_file = vars(with_file(Config(config=name)))
+        learned = {field.name for field in fields(Hyperparameters)}.difference(OWN_SIZES)
+        options[f"--config {name}"] = {key: config_of_file[key] for key in learned}
+    rates: dict[str, list[float]] = {name: [] for name in options}
+    for name in tqdm([*options] * config.rounds, desc="measuring", leave=False):
+        rates[name].append(alone(measure, config, options[name]))
+    print(f"{'agent steps per second':24} {'median':>8} {'minimum':>8} {'maximum':>8} {'ratio':>6}")
+    result = {name: spread(values) for name, values in rates.items()}
+    for name, row in result.items():
+        ratio = row["median"] / result["the paper's"]["median"]
+        print(f"{name:24} {row['median']:8.1f} {row['minimum']:8.1f} {row['maximum']:8.1f} {ratio:6.2f}")
+    return {"relatives": result}
