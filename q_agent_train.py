@@ -36,7 +36,7 @@ GAME = "BreakoutNoFrameskip-v4"  # edit this line to change the game, or name an
 
 # What every checkpoint holds beside the training's own state; newer ones have config and digests, too.
 OLD_FORMAT: dict[str, Any] = {"machine": [], "lengths": {}, "best_mean": 0.0, "seconds": 0.0}
-LOG_EVERY_STEPS = 10_000  # agent steps between the values in TensorBoard that belong to no game
+LOG_EVERY_STEPS = 10_000  # agent steps between rows of training.csv, and the values in TensorBoard that are no game's
 
 
 @dataclass

@@ -11,10 +11,14 @@ from test_learning import CELLS, DISCOUNT, QUIT_REWARD, TRUE_VALUES, lua_step, p
 from torch import Tensor
 
 from atari import Rules, Step
+from config import Hyperparameters
 from machine.checkpoint import save_state_dict
 from model import Layers, QNetwork, load_network
 from q_agent import Adam, Optimizer, QAgent, RMSProp
+from q_agent_train import set_up, step
 from replay_memory import ReplayMemory, Transitions
+from training import Training
+from wrappers import AtariGames
 
 ALL_LAYERS = [
     Layers(network, dueling, separable)
@@ -52,10 +56,10 @@ class Table(QNetwork):
         return self.values(states[:, -1, 0, :: 84 // CELLS] / 255)
 
 
-def new_agent(rule: Rule, layers: Layers | None = None) -> QAgent:
+def new_agent(rule: Rule, layers: Layers | None = None, device: str = "cpu") -> QAgent:
     """An agent with a table of values, or with a network."""
     torch.manual_seed(1)
-    network = Table() if layers is None else QNetwork("corridor", 2, layers)
+    network = (Table() if layers is None else QNetwork("corridor", 2, layers)).to(device)
     weights, head_size = [*network.parameters()], sum(parameter.numel() for parameter in network.head())
     optimizer: Optimizer
     if rule.adam:
@@ -337,9 +341,9 @@ def gamble(size: int, exponent: float | None) -> ReplayMemory:
     memory = ReplayMemory(size, 1, priority_exponent=exponent)
     frame = np.full((1, 84, 84), 128, np.uint8)
     memory.start(0, frame)
-    for step in range(size + 8):
+    for number in range(size + 8):
         yes = np.ones(1, np.bool_)
-        memory.append(np.zeros(1, np.int64), Step(frame, np.array([float(step % 4 == 0)]), yes, yes, []))
+        memory.append(np.zeros(1, np.int64), Step(frame, np.array([float(number % 4 == 0)]), yes, yes, []))
     return memory
 
 
@@ -404,14 +408,14 @@ def test_adam_is_the_one_of_its_paper_and_counts_the_heads_updates_apart() -> No
     parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (7, 5)]
     optimizer = Adam(parameters, 0.01, head_size=5)
     weights, first, second, updates = np.zeros(12), np.zeros(12), np.zeros(12), np.zeros(12)
-    for step in range(30):
-        if step == 20:
+    for number in range(30):
+        if number == 20:
             optimizer.forget_head()
             first[7:] = second[7:] = updates[7:] = 0
-        d = generator.normal(0.1 * step, 1.0, 12)
+        d = generator.normal(0.1 * number, 1.0, 12)
         optimizer.gradient.copy_(torch.from_numpy(d))
-        rate = 0.01 if step < 10 else 0.002
-        optimizer.step(None if step < 10 else torch.tensor(rate))
+        rate = 0.01 if number < 10 else 0.002
+        optimizer.step(None if number < 10 else torch.tensor(rate))
         updates += 1
         first, second = 0.9 * first + 0.1 * d, 0.999 * second + 0.001 * d * d
         weights -= rate * first / (1 - 0.9**updates) / (np.sqrt(second / (1 - 0.999**updates)) + 1e-8)
@@ -434,3 +438,125 @@ def test_a_learning_rate_of_the_moment_replaces_the_constant() -> None:
     assert torch.equal(still.optimizer.weights, before)
     torch.testing.assert_close(given.optimizer.weights, constant.optimizer.weights, rtol=0, atol=1e-7)
     assert not torch.equal(constant.optimizer.weights, before)
+
+
+# The flags.
+
+
+def tiny(**changes: Any) -> Hyperparameters:
+    sizes = {"num_envs": 4, "replay_size": 160, "replay_start_size": 40, "minibatch_size": 4}
+    return Hyperparameters("pong", **{**sizes, **changes})
+
+
+def begun(parameters: Hyperparameters) -> Training:
+    training = set_up(parameters, torch.device("cpu"))
+    training.begin()
+    return training
+
+
+@pytest.mark.parametrize("initial_weights", ["torch7", "lecun", "xavier"])
+def test_the_flags_of_the_network_reach_it(initial_weights: Any) -> None:
+    shape: dict[str, Any] = {"network": "nips2013", "dueling": True, "separable": True}
+    rules: dict[str, Any] = {"frames_per_step": 3, "actions": ("FIRE", "LEFT"), "sticky_actions": 0.5}
+    training = begun(tiny(seed=5, initial_weights=initial_weights, **shape, **rules))
+    torch.manual_seed(5)
+    drawn = QNetwork("pong", 2, Layers(**shape), Rules(**rules), initial_weights=initial_weights)
+    network = training.agent.online_network
+    assert (network.layers, network.rules, network.num_actions) == (drawn.layers, drawn.rules, 2)
+    for own, other in zip(network.parameters(), drawn.parameters(), strict=True):
+        assert torch.equal(own, other)
+    training.close()
+
+
+def test_the_rules_of_the_flags_are_those_of_the_games_that_are_learned_from() -> None:
+    rules = Rules(3, ("RIGHTFIRE", "LEFT"), 0.25)
+    flags: dict[str, Any] = {"frames_per_step": 3, "actions": rules.actions, "sticky_actions": 0.25}
+    training = begun(tiny(**flags))
+    games = AtariGames("pong", 4, rules)
+    seed = training.tape.state_dict()["seeds"][0]
+    memory = ReplayMemory(160, 4)
+    memory.start(0, games.reset(seed))
+    for _ in range(8):
+        step(training)
+        actions = np.frombuffer(training.tape.state_dict()["actions"][-1].tobytes(), np.uint8)[-4:].astype(np.int64)
+        games.send(actions)
+        memory.append(actions, games.receive())
+    assert torch.equal(training.memory.frames, memory.frames)
+    games.close()
+    training.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "double", "target_network"),
+    [
+        ({}, RMSProp, False, True),
+        ({"double": True}, RMSProp, True, True),
+        ({"target_network": False}, RMSProp, False, False),
+        ({"optimizer": "adam"}, Adam, False, True),
+    ],
+)
+def test_the_rule_of_the_flags_is_the_one_that_learns(
+    changes: dict[str, Any], kind: type, double: bool, target_network: bool
+) -> None:
+    agent = begun(tiny(**changes)).agent
+    assert type(agent.optimizer) is kind
+    assert (agent._double, agent._uses_target_network) == (double, target_network)
+    assert agent.optimizer.head.start == sum(
+        p.numel() for n, p in agent.online_network.named_parameters() if "conv" in n
+    )
+
+
+def test_rates_and_errors_go_between_clock_agent_and_memory() -> None:
+    """At each step those of the clock; the errors of what was drawn become its priorities before the next draw."""
+    parameters = tiny(
+        prioritized=True, importance_steps=20, learning_rate_end=1e-6, learning_rate_steps=30, updates_per_period=2
+    )
+    training, seen = begun(parameters), list[tuple[float | None, float]]()
+    learn_as_before, memory = training.agent.learn, training.memory
+
+    def note(drawn: Transitions, rate: float | None, exponent: float) -> np.ndarray:
+        seen.append((rate, exponent))
+        assert drawn.chances is not None
+        assert memory.chances is not None
+        assert np.array_equal(drawn.chances, memory.chances.flatten()[drawn.places])
+        errors = learn_as_before(drawn, rate, exponent)
+        assert errors is not None
+        last.update(zip(drawn.places.tolist(), errors.tolist(), strict=True))
+        return errors
+
+    training.agent.learn = note  # type: ignore[assignment]
+    for _ in range(20):
+        steps, known, last = training.agent_steps, len(seen), dict[int, float]()
+        step(training)
+        expected = (parameters.learning_rate_at(steps), parameters.importance_exponent_at(steps))
+        assert seen[known:] == ([expected] * 2 if steps >= 40 else [])
+        for place, error in last.items():
+            if place // 4 != memory.row % memory.num_rows:  # the row that was begun since
+                assert memory.chances is not None
+                assert memory.chances.flatten()[place] == pytest.approx(min(abs(error) + 2e-6, 1) ** 0.6, rel=1e-5)
+    assert len(set(seen)) > 5
+    training.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["adam", "double and prioritized", "no target network"])
+def test_a_cuda_graph_learns_by_each_rule_what_a_cpu_learns(name: str) -> None:
+    """With a rate that changes within one graph, and a fresh head between two of its replays."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no cuda device here")
+    torch.backends.cudnn.allow_tf32 = False
+    rule, memory = {**RULES, "adam": Rule(adam=True)}[name], played(300)
+    agents = [new_agent(rule, Layers("nips2013"), device) for device in ("cpu", "cuda")]
+    for seed in range(6):
+        drawn = memory.sample(2 * MINIBATCH, np.random.default_rng(seed))
+        if rule.priority_exponent is not None:
+            drawn = replace(drawn, chances=np.random.default_rng(seed).random(2 * MINIBATCH).astype(np.float32))
+        errors = [agent.learn(drawn, 1e-4 * (seed + 1), rule.importance_exponent) for agent in agents]
+        if errors[0] is not None and errors[1] is not None:
+            np.testing.assert_allclose(errors[1], errors[0], rtol=1e-2, atol=1e-4)
+        if seed == 3:
+            for agent in agents:
+                agent.reset_head(7)
+        on_cpu, on_cuda = (agent.state_dict() for agent in agents)
+        for part in ("online", "target", "gradient_mean", "squared_gradient_mean"):
+            torch.testing.assert_close(on_cuda[part], on_cpu[part], rtol=1e-2, atol=1e-4, msg=part)
