@@ -102,9 +102,10 @@ def take_numbers_as_meant(config: Any) -> None:
     """Let 1 stand for 1.0, 1e6 for 1_000_000 and NumPy's numbers for Python's, as a notebook may give them."""
     for name, hint in get_type_hints(type(config)).items():
         value, kind = getattr(config, name), _without_none(hint)
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and -math.inf < value < math.inf
-        if kind in (int, float) and is_number and kind(value) == value:
-            setattr(config, name, kind(value))
+        if kind in (int, float) and isinstance(value, numbers.Real) and not isinstance(value, bool):
+            with contextlib.suppress(OverflowError, ValueError):  # what is no finite number stays as it is
+                if kind(value) == value:
+                    setattr(config, name, kind(value))
 
 
 def parse(
