@@ -2,6 +2,7 @@
 
 import copy
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,8 @@ def draw(memory: ReplayMemory, count: int, seed: int = 0) -> Transitions:
 
 
 def part(transitions: Transitions, begin: int, end: int) -> Transitions:
-    return Transitions(**{name: array[begin:end] for name, array in vars(transitions).items()})
+    arrays: dict[str, Any] = {name: a if a is None else a[begin:end] for name, a in vars(transitions).items()}
+    return Transitions(**arrays)
 
 
 def states_and_next_states(transitions: Transitions) -> tuple[torch.Tensor, torch.Tensor]:

@@ -235,6 +235,7 @@ def test_an_evaluation_broken_off_at_the_very_end_is_made_up_for(
 
     monkeypatch.setattr("q_agent_train.play_protocol", play_and_interrupt)
     monkeypatch.setattr("training.RESEED_STEPS", RESEED_STEPS)
+    monkeypatch.setattr("q_agent_train.LOG_EVERY_STEPS", LOG_EVERY_STEPS)
     config = replace(TINY, run_dir=tmp_path / "run")
     train(config)
     state, _ = CheckpointFile(tmp_path / "run").load()
