@@ -178,13 +178,14 @@ def draw_curves(runs: list[RunCurves]) -> Figure:
         values = [run.action_values for run in runs]
         few = max(len(curve.steps) for curve in values) <= FEW_POINTS
         _draw_across(panels[1], values, BLUE, "held-out states", marker="o" if few else "")
+    if has_action_values or has_log:
         panels[1].set_ylabel("average action value (max Q)")
     if has_log:
         _draw_log(panels[2:], runs)
     for panel in panels:
-        legend = panel.legend(loc="best")
-        for handle in legend.legend_handles:
-            handle.set_alpha(1)
+        if panel.get_legend_handles_labels()[0]:  # the first row of the log may know some of its values only
+            for handle in panel.legend(loc="best").legend_handles:
+                handle.set_alpha(1)
         if panel.get_yscale() == "linear":
             panel.ticklabel_format(axis="y", style="plain", useOffset=False)  # an offset would stand among the frames
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -797,3 +797,17 @@ def test_the_log_is_drawn_beside_scores_and_lengths_with_the_frames_of_the_run(t
     steps, (frames,) = figure.axes[0], figure.axes[0].child_axes
     low, high = steps.get_xlim()
     assert cast(Axes, frames).get_xlim() == pytest.approx((8 * low, 8 * high))
+
+
+def test_a_log_that_knows_only_some_of_its_values_is_drawn_without_a_warning(tmp_path: Path) -> None:
+    """The first row behind the start of learning may know the loss and not yet the held-out states."""
+    run = make_run(tmp_path / "run", [1.0, 3.0], evaluations=False)
+    (run / "training.csv").write_text(",".join(TRAINING_COLUMNS) + "\n100,0.004,0.1,0.01,,,0.00025,0.9,70.0\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = draw_curves([read_run(run)])
+        figure.draw_without_rendering()
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert "average action value (max Q)" in labels
+    (loss,) = lines_of(figure, labels.index("loss per transition")).values()
+    np.testing.assert_allclose(loss, [[100, 0.004]])
