@@ -148,13 +148,17 @@ class Hyperparameters:
         """The step size for the updates of the vector step that begins at `agent_steps`; None: always the same."""
         if self.learning_rate_end is None or self.learning_rate_steps is None:
             return None
-        share = min(1.0, max(0, agent_steps - self.replay_start_size) / self.learning_rate_steps)
+        share = self._share_of(self.learning_rate_steps, agent_steps)
         return self.learning_rate + (self.learning_rate_end - self.learning_rate) * share
 
     def importance_exponent_at(self, agent_steps: int) -> float:
         """The exponent of the importance weights in the vector step that begins at `agent_steps`."""
-        share = min(1.0, max(0, agent_steps - self.replay_start_size) / self.importance_steps)
+        share = self._share_of(self.importance_steps, agent_steps)
         return self.importance_exponent + (1 - self.importance_exponent) * share
+
+    def _share_of(self, steps: int, agent_steps: int) -> float:
+        """How much of `steps`, counted from the start of learning, has gone by at `agent_steps`: 0 to 1."""
+        return min(1.0, max(0, agent_steps - self.replay_start_size) / steps)
 
     def updates_until(self, agent_steps: int) -> int:
         """Updates made in the first `agent_steps`: one at each multiple of the period after the warm-up."""
@@ -266,10 +270,9 @@ class RunConfig(Hyperparameters):
         here = self.layers, choose_actions(self.rom, self.rules.actions)[0]
         if there != here:
             (layers, names), (own_layers, own_names) = there, here
-            what = (
-                f"--initial-state-dict {self.initial_state_dict} does not fit: it is for {', '.join(names)}, {layers}"
-            )
-            raise UsageError(f"{what}; this run has {', '.join(own_names)}, {own_layers}")
+            what = f"--initial-state-dict {self.initial_state_dict} does not fit"
+            theirs, ours = f"{', '.join(names)}, {layers}", f"{', '.join(own_names)}, {own_layers}"
+            raise UsageError(f"{what}: it is for {theirs}; this run has {ours}")
         return network
 
     def as_json(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The agent: two networks, the paper's RMSProp (or Adam), how actions are chosen and how the network learns."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from model import QNetwork
 from replay_memory import Transitions
 
 
-class Optimizer:
+class Optimizer(ABC):
     """What updates all parameters at once: they and their gradients become views of two flat buffers.
 
     A handful of passes over one array. The last `head_size` elements are the fully connected layers'.
@@ -30,10 +31,10 @@ class Optimizer:
         self.gradient_mean = torch.zeros_like(self.weights)
         self.squared_gradient_mean = torch.zeros_like(self.weights)
 
+    @abstractmethod
     @torch.no_grad()
     def step(self, learning_rate: Tensor | None = None) -> None:
         """Apply one update from the gradients of the summed loss; a learning rate is () float32, else the constant."""
-        raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
         """What it remembers from one update to the next, by name."""

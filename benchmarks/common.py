@@ -3,7 +3,7 @@
 import dataclasses
 import multiprocessing
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -12,6 +12,7 @@ import torch
 import torch.utils.benchmark
 import tyro
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from config import MAX_ENVS, Hyperparameters
 from machine.devices import choose_device, keep_freed_memory
@@ -96,6 +97,17 @@ def alone(measure: Callable[..., Result], *arguments: Any) -> Result:
     """Run a measurement in a fresh process, so that nothing of one program helps or hinders another."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, arguments)
+
+
+def in_turn(
+    programs: Mapping[str, tuple[Callable[..., float], tuple[Any, ...]]], config: BenchmarkConfig
+) -> dict[str, list[float]]:
+    """What each program (a function of the config and more) measures, round by round, every one alone in each."""
+    measured: dict[str, list[float]] = {name: [] for name in programs}
+    for name in tqdm([*programs] * config.rounds, desc="measuring", leave=False):
+        measure, more = programs[name]
+        measured[name].append(alone(measure, config, *more))
+    return measured
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -2,14 +2,13 @@
 
 import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 
 import ale_py
-from tqdm import tqdm
 
-from benchmarks.common import EPSILON, GAME, MINIBATCH, WARM_UP_STEPS, BenchmarkConfig, alone, spread, started
+from benchmarks.common import EPSILON, GAME, MINIBATCH, WARM_UP_STEPS, BenchmarkConfig, in_turn, spread, started
 from machine.devices import choose_device
 from q_agent_train import step
 
@@ -23,9 +22,9 @@ def rate(advance: Callable[[], object], steps: Callable[[], int], config: Benchm
     return (steps() - before) / (time.perf_counter() - began)
 
 
-def measure_ours(config: BenchmarkConfig) -> float:
-    """Agent steps per second of this project's training loop."""
-    with closing(started(config)) as training:
+def measure_ours(config: BenchmarkConfig, changes: Mapping[str, Any] = {}) -> float:
+    """Agent steps per second of this project's training loop, with these changes to its flags."""
+    with closing(started(config, **changes)) as training:
         return rate(lambda: step(training), lambda: training.agent_steps, config)
 
 
@@ -63,9 +62,7 @@ def compare(config: BenchmarkConfig) -> dict[str, Any]:
     if importlib.util.find_spec("stable_baselines3") is None:
         print("stable_baselines3 is not installed and left out: pip install -r requirements-benchmark.txt")
         del programs["stable_baselines3"]
-    rates: dict[str, list[float]] = {name: [] for name in programs}
-    for name in tqdm([*programs] * config.rounds, desc="measuring", leave=False):
-        rates[name].append(alone(programs[name], config))
+    rates = in_turn({name: (measure, ()) for name, measure in programs.items()}, config)
     result: dict[str, Any] = {}
     print(f"{'agent steps per second':24} {'median':>8} {'minimum':>8} {'maximum':>8}")
     for name, values in rates.items():

@@ -1,15 +1,12 @@
 """What each relative of the network costs: agent steps per second of training with one flag after the other."""
 
-from contextlib import closing
 from dataclasses import fields
 from typing import Any
 
-from tqdm import tqdm
-
-from benchmarks.common import BenchmarkConfig, alone, spread, started
-from benchmarks.compare import rate
+from benchmarks.common import BenchmarkConfig, in_turn, spread
+from benchmarks.compare import measure_ours
 from config import Hyperparameters, with_file
-from q_agent_train import Config, step
+from q_agent_train import Config
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "the paper's": {},
@@ -27,12 +24,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 OWN_SIZES = ("game", "num_envs", "replay_size", "replay_start_size", "epsilon_start", "epsilon_end")
 
 
-def measure(config: BenchmarkConfig, changes: dict[str, Any]) -> float:
-    """Agent steps per second of this project's training loop with other flags."""
-    with closing(started(config, **changes)) as training:
-        return rate(lambda: step(training), lambda: training.agent_steps, config)
-
-
 def relatives(config: BenchmarkConfig) -> dict[str, Any]:
     """Measure every option in turn, round by round, and print the table; configs with their own minibatch and ratio."""
     options = dict(OPTIONS)
@@ -40,9 +31,7 @@ def relatives(config: BenchmarkConfig) -> dict[str, Any]:
         config_of_file = vars(with_file(Config(config=name)))
         learned = {field.name for field in fields(Hyperparameters)}.difference(OWN_SIZES)
         options[f"--config {name}"] = {key: config_of_file[key] for key in learned}
-    rates: dict[str, list[float]] = {name: [] for name in options}
-    for name in tqdm([*options] * config.rounds, desc="measuring", leave=False):
-        rates[name].append(alone(measure, config, options[name]))
+    rates = in_turn({name: (measure_ours, (changes,)) for name, changes in options.items()}, config)
     print(f"{'agent steps per second':24} {'median':>8} {'minimum':>8} {'maximum':>8} {'ratio':>6}")
     result = {name: spread(values) for name, values in rates.items()}
     for name, row in result.items():

@@ -6,6 +6,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; the processes t
 os.environ.pop("DQN_WEBHOOK_URL", None)  # no chat is told of the runs of tests
 
 # isort: split
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,6 +35,18 @@ def run_script(name: str, *arguments: str, cwd: Path = ROOT, **env: str) -> subp
     """Run a script of the project as a user does, with these environment variables changed."""
     command = [sys.executable, str(ROOT / name), *arguments]
     return subprocess.run(command, cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=120)
+
+
+def start_script(name: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """Start a script of the project that is to be interrupted; what it prints comes at once."""
+    return subprocess.Popen(
+        [sys.executable, "-u", str(ROOT / name), *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
+    )
 
 
 def refused(

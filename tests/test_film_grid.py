@@ -5,14 +5,12 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from conftest import save_network
+from conftest import save_network, start_script
 from PIL import Image
 from test_video import frames_of, offset_of, steps_of
 
@@ -225,15 +223,8 @@ def test_checking_a_folder_leaves_it_as_it_was(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_film_leaves_no_folder(model: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-u", str(SCRIPT), "--state-dict", str(model), "--epsilon", "1", "--grid", "2"]
-    process = subprocess.Popen(
-        [*command, "--seed", "16", "--frames", "frames"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
-    )
+    flags = ("--epsilon", "1", "--grid", "2", "--seed", "16", "--frames", "frames")
+    process = start_script(SCRIPT.name, "--state-dict", str(model), *flags, cwd=tmp_path)
     assert process.stdout
     assert process.stdout.readline() == "game 1, seed 16: score 0\n"
     assert any(path.suffix == ".png" for path in tmp_path.rglob("*"))

@@ -16,7 +16,7 @@ import numpy as np
 import pygame
 import pytest
 import torch
-from conftest import refused, run_script, save_network
+from conftest import refused, run_script, save_network, start_script
 
 import trained_model_video_generation as video
 from machine.exits import RunError, StopSignal
@@ -416,15 +416,7 @@ def test_closing_the_window_stops_the_film(model: Path, tmp_path: Path, monkeypa
 def test_interrupted_film_leaves_nothing(
     model: Path, tmp_path: Path, number: signal.Signals, flags: tuple[str, ...]
 ) -> None:
-    command = [sys.executable, "-u", str(SCRIPT), "--state-dict", str(model), "--epsilon", "1", *flags]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
-    )
+    process = start_script(SCRIPT.name, "--state-dict", str(model), "--epsilon", "1", *flags, cwd=tmp_path)
     assert process.stdout
     assert process.stdout.readline().startswith("game 1, ")
     process.send_signal(number)
