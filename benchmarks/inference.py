@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from atari import FRAME_SIZE, HISTORY_FRAMES
 from benchmarks.common import GAME, MINIBATCH, BenchmarkConfig, alone, save_figure, timer
-from machine.devices import available_bytes, choose_device, set_up_torch
+from machine.devices import choose_device, set_up_torch
 from model import NETWORKS, Layers, QNetwork
 from showing.figures_tables import BLUE, ORANGE, VERMILLION
 
@@ -57,14 +57,6 @@ def count(layers: Layers, point: Point) -> tuple[int, int]:
     return sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() // 2
 
 
-def bytes_needed(parameters: int, point: Point) -> int:
-    """Bytes that a batch forward takes at most, all told."""
-    # Of each pixel: one and then four bytes in every frame, and less than 6 floats in the maps of the convolutions;
-    # all of it, and the weights, once more for what the libraries lay out anew.
-    of_states = point.batch * point.frame_size**2 * (5 * point.history_frames + 24)
-    return 2 * (4 * parameters + of_states)
-
-
 def milliseconds_at(layers: Layers, point: Point, device: torch.device, seconds: float) -> float:
     """The median time of a batch forward, in ms, of about three calls or more, the device waited for."""
     with device, torch.no_grad():
@@ -75,15 +67,11 @@ def milliseconds_at(layers: Layers, point: Point, device: torch.device, seconds:
         return clock.adaptive_autorange(min_run_time=seconds / 5, max_run_time=at_most).median * 1e3
 
 
-def measure(layers: Layers, parameters: dict[Point, int], config: BenchmarkConfig) -> list[float | None]:
-    """The milliseconds of one network at each point; None where it does not fit in the free memory."""
+def measure(layers: Layers, points: list[Point], config: BenchmarkConfig) -> list[float]:
+    """The milliseconds of one network at each point."""
     set_up_torch(deterministic=False)
     device = choose_device(config.device)
-    times: list[float | None] = []
-    for point, number in parameters.items():
-        fits = bytes_needed(number, point) <= available_bytes(device)
-        times.append(milliseconds_at(layers, point, device, config.point_seconds) if fits else None)
-    return times
+    return [milliseconds_at(layers, point, device, config.point_seconds) for point in points]
 
 
 def name_of(layers: Layers) -> str:
@@ -96,14 +84,12 @@ def inference(config: BenchmarkConfig) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     print(f"{'network':26} {'batch':>5} {'frames':>6} {'pixels':>6} {'ms':>12} {'parameters':>12} {'MACs':>12}")
     for layers in LINES:
-        counts = {point: count(layers, point) for point in POINTS}
-        times = alone(measure, layers, {point: parameters for point, (parameters, _) in counts.items()}, config)
-        for (point, (parameters, macs)), milliseconds in zip(counts.items(), times, strict=True):
+        for point, milliseconds in zip(POINTS, alone(measure, layers, [*POINTS], config), strict=True):
+            parameters, macs = count(layers, point)
             numbers = {"milliseconds": milliseconds, "parameters": parameters, "macs": macs}
             rows.append(asdict(layers) | point._asdict() | numbers)
             where = f"{name_of(layers):26} {point.batch:5} {point.history_frames:6} {point.frame_size:6}"
-            time = "does not fit" if milliseconds is None else f"{milliseconds:.3f}"
-            print(f"{where} {time:>12} {parameters:12,} {macs:12,}")
+            print(f"{where} {milliseconds:12.3f} {parameters:12,} {macs:12,}")
     if config.figure:
         save_figure(draw(rows), config.figure)
     return {"inference": rows}
