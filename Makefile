@@ -1,4 +1,5 @@
 # make setup: .venv with the requirements; make train, make test: the same, then the default run, or the tests.
+# make test-cluster: requirements-cluster.txt, too, and the tests of sweep.py and search.py on a small cluster.
 # PYTHON=python3.12 chooses the interpreter.
 PYTHON ?= python3
 
@@ -10,6 +11,9 @@ train: .venv/installed
 test: .venv/installed
 	.venv/bin/python -m pytest tests/
 
+test-cluster: .venv/cluster
+	.venv/bin/python -m pytest tests/ -m cluster -n 0
+
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -20,5 +24,8 @@ lint: .venv/installed
 	.venv/bin/pip install -q -r requirements.txt
 	touch $@
 
+.venv/cluster: .venv/installed requirements-cluster.txt
+	.venv/bin/pip install -q -r requirements-cluster.txt
+	touch $@
 
-.PHONY: setup train test lint
+.PHONY: setup train test test-cluster lint

@@ -238,8 +238,8 @@ class RunConfig(Hyperparameters):
     """Folder of the run: a new one, or one to go on with. Default: runs/<game>-<date>-<time>-seed<seed>."""
     config: str | None = None
     """A YAML file of flags, a run's config.json, or the name of a file in configs/; what is typed beside it counts."""
-    save_every_games: Count = 50
-    """Finished games between state dicts in state_dicts/."""
+    save_every_games: Annotated[int, Bounds(0, MOST)] = 50
+    """Finished games between state dicts in state_dicts/, 0 for none."""
     checkpoint_minutes: Positive = 5.0
     """Minutes of wall time between checkpoints."""
     webhook: str | None = dataclasses.field(default=None, repr=False)
@@ -280,6 +280,30 @@ class RunConfig(Hyperparameters):
         kept = {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_KEPT}
         path = self.initial_state_dict
         return kept | {"actions": [*self.actions], "initial_state_dict": None if path is None else str(path)}
+
+    def words(self) -> list[str]:
+        """The command line, but for --run-dir, that means this config."""
+        words = []
+        for field in dataclasses.fields(self):
+            name, value = flag(field.name), getattr(self, field.name)
+            if field.name in NOT_KEPT or value == field.default:
+                continue
+            if isinstance(value, bool):
+                words.append(name if value else f"--no-{name[2:]}")
+            else:
+                words += [name, *map(str, value if isinstance(value, tuple) else (value,))]
+        return words
+
+    def yaml_lines(self) -> list[str]:
+        """What is learned, but for game and seed, as lines of a file for --config; what is default is left out."""
+        mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(Hyperparameters)}
+        usual = {field.name: field.default for field in dataclasses.fields(Hyperparameters)}
+        kept = {name: value for name, value in mine.items() if value != usual[name] and name not in ("game", "seed")}
+        texts = {
+            name: f"[{', '.join(v)}]" if isinstance(v, tuple) else str(v).lower() if isinstance(v, bool) else v
+            for name, v in kept.items()
+        }
+        return [f"{flag(name)[2:]}: {text}" for name, text in texts.items()]
 
     def check_continues(self, saved: Self) -> None:
         """Raise `UsageError` where this asks a run for something else than the `saved` one it was begun with."""
@@ -326,8 +350,14 @@ def with_file(config: AnyConfig) -> AnyConfig:
     """The config with what its --config file says; raises `UsageError` that names the file."""
     if config.config is None:
         return config
-    words = words_of_file(config.config)
+    return dataclasses.replace(
+        with_words(config, words_of_file(config.config), f"--config {config.config}"), config=None
+    )
+
+
+def with_words(config: AnyConfig, words: list[str], source: str) -> AnyConfig:
+    """The config with what a piece of a command line says; raises `UsageError` that names its source."""
     try:
-        return dataclasses.replace(parse(type(config), default=config, words=words), config=None)
+        return parse(type(config), default=config, words=words)
     except UsageError as error:
-        raise UsageError(f"--config {config.config}: {error}") from None
+        raise UsageError(f"{source}: {error}") from None

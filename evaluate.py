@@ -1,7 +1,6 @@
 """Score trained networks by the paper's evaluation protocol: python evaluate.py --help"""
 
 from machine.exits import UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
-import csv
 import json
 import os
 from contextlib import closing
@@ -13,7 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from atari import FRAMES_PER_MINUTE, MAX_EMULATOR_SEED, PAPER_RULES, FinishedGame, Rules, paper_scores
-from machine.files import Kind, check_output, writing_output
+from machine.files import Kind, check_output, failing_clearly, write_csv, writing_output
 from machine.flags import Bounds, Probability, check_bounds, parse
 from model import QNetwork, load_network
 from showing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, RandomPlayer, check_actions, play_protocol
@@ -169,14 +168,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"{text}  {name}".rstrip() for text, name in zip(texts, names, strict=True))
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the rows whole or not at all; raises `RunError`."""
-    with writing_output(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def write_json(path: Path, rows: list[dict[str, Any]], config: EvaluationConfig) -> None:
     """Write the rows and what they were played with whole or not at all; raises `RunError`."""
     epsilon = 1.0 if config.random else config.epsilon
@@ -190,7 +181,8 @@ def main() -> None:
     config.check()
     rows = [evaluate(entrant, config) for entrant in entrants(config)]
     if config.csv:
-        write_csv(config.csv, rows)
+        with failing_clearly(config.csv):
+            write_csv(config.csv, COLUMNS, rows)
     if config.json:
         write_json(config.json, rows, config)
     print(table(rows))

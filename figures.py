@@ -4,17 +4,18 @@ from machine.exits import UsageError, exit_with  # isort: skip  # first: Ctrl-C 
 import os
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import matplotlib as mpl
 import tyro
 from matplotlib.figure import Figure
 
 from atari import MAX_EMULATOR_SEED, game_key
-from machine.files import PNG, SVG, check_output, writing_output
+from machine.files import PNG, SVG, Kind, check_output, writing_output
 from machine.flags import Bounds, check_bounds, clear_errors
 from showing.figures_tables import draw_curves, draw_scores, read_bars, read_run
 
@@ -38,6 +39,8 @@ class Command(ABC):
 
     output: str = "."
     """A folder, or a base name to which .png and .svg are added."""
+    tables: ClassVar[dict[str, Kind]] = {}
+    """The kinds of text that are written beside the picture, by suffix."""
 
     @abstractmethod
     def load(self) -> str:
@@ -46,6 +49,10 @@ class Command(ABC):
     @abstractmethod
     def draw(self) -> Figure:
         """The picture, behind `load`."""
+
+    def texts(self) -> dict[str, str]:
+        """What is written beside the picture, by suffix."""
+        return {}
 
 
 @dataclass(kw_only=True)
@@ -102,6 +109,39 @@ class Scores(Command):
 
 
 @dataclass
+class Aggregate(Command):
+    """What sweeps say as a whole: aggregate scores with intervals, profiles, and a table beside the paper's scores."""
+
+    tables: ClassVar[dict[str, Kind]] = {
+        ".md": Kind("a table of figures.py", rb"\| [^|]*: game \|"),
+        ".csv": Kind("a table of figures.py", rb"setting,game,"),
+    }
+    sweeps: tyro.conf.Positional[tuple[Path, ...]]
+    """One or more folders of sweep.py; settings, sweeps or the values of one that varies a flag, are compared."""
+
+    def load(self) -> str:
+        from showing.figures_aggregate import import_rliable, read_sweep
+
+        if not self.sweeps:
+            raise UsageError("name one or more folders of sweep.py: python figures.py aggregate sweeps/...")
+        import_rliable()
+        read = [read_sweep(path) for path in self.sweeps]
+        self._settings = [setting for settings, _ in read for setting in settings]
+        print(*(note for _, notes in read for note in notes), sep="\n")
+        return "aggregate"
+
+    def draw(self) -> Figure:
+        from showing.figures_aggregate import draw_aggregate
+
+        return draw_aggregate(self._settings)
+
+    def texts(self) -> dict[str, str]:
+        from showing.figures_aggregate import tables
+
+        return tables(self._settings)
+
+
+@dataclass
 class Embedding(Played):
     """A map (t-SNE) of the last hidden layer over states met in play, coloured by value (paper, Fig. 4)."""
 
@@ -127,12 +167,12 @@ class Value(Played):
             return draw_value(player)
 
 
-KINDS: tuple[type[Command], ...] = (Curves, Scores, Embedding, Value)
+KINDS: tuple[type[Command], ...] = (Curves, Scores, Aggregate, Embedding, Value)
 COMMANDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in KINDS}
 
 
-def output_paths(output: str, name: str) -> list[Path]:
-    """The PNG and the SVG to write, before anything is drawn; raises `UsageError` where they cannot be.
+def output_paths(output: str, name: str, more: dict[str, Kind]) -> list[Path]:
+    """The PNG, the SVG and `more` to write, before anything is drawn; raises `UsageError` where they cannot be.
 
     output: a folder, known by being there or by a slash at its end, for files called `name`; else their base name.
     """
@@ -145,19 +185,22 @@ def output_paths(output: str, name: str) -> list[Path]:
         base.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
-    kinds = {".png": PNG, ".svg": SVG}
+    kinds = {".png": PNG, ".svg": SVG} | more
     paths = {base.with_name(base.name + suffix): kind for suffix, kind in kinds.items()}
     for path, kind in paths.items():
         check_output(path, kind)
     return [*paths]
 
 
-def save(figure: Figure, paths: list[Path]) -> None:
-    """Write the figure to each path, as its suffix says, whole or not at all; raises `RunError` where it cannot."""
+def save(figure: Figure, paths: list[Path], texts: Mapping[str, str] = {}) -> None:
+    """Write figure or text to each path, as its suffix says, whole or not at all; raises `RunError` where it cannot."""
     for path in paths:
         metadata = {"Date": None} if path.suffix == ".svg" else {}
         with writing_output(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+            if path.suffix in texts:
+                temporary.write_text(texts[path.suffix], encoding="utf-8")
+            else:
+                figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
 
 
 def main() -> None:
@@ -168,9 +211,9 @@ def main() -> None:
     with clear_errors(*(kind for name, kind in COMMANDS.items() if name == arguments[0])):
         command = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, description=about)
     check_bounds(command)
-    paths = output_paths(command.output, command.load())
+    paths = output_paths(command.output, command.load(), command.tables)
     with mpl.rc_context(STYLE):
-        save(command.draw(), paths)
+        save(command.draw(), paths, command.texts())
     print(*paths, sep="\n")
 
 

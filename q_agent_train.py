@@ -307,7 +307,7 @@ class Run:
             row = game_row(number, steps, steps * self.config.frames_per_step, game, epsilon, self._seconds())
             self.folder.add_row("games.csv", row)
             self.folder.add_scalars(steps, score=game.score, epsilon=epsilon)
-            if number % self.config.save_every_games == 0:
+            if multiples_crossed(number - 1, number, self.config.save_every_games):
                 self._save_network(f"state_dicts/game_{number:06d}.pt")
                 self._save_network("model.pt")
         if multiples_crossed(self._steps_recorded, steps, LOG_EVERY_STEPS):

@@ -20,8 +20,8 @@ EVALUATION_SEEDS, HEAD_SEEDS = 1, 2  # name streams of seeds that training itsel
 
 
 def multiples_crossed(before: int, after: int, period: int) -> int:
-    """How many multiples of `period` lie in (before, after]: several environments step at once."""
-    return after // period - before // period
+    """How many multiples of `period` lie in (before, after]: several environments step at once. None of 0, never."""
+    return after // period - before // period if period else 0
 
 
 class Training:
@@ -59,8 +59,7 @@ class Training:
         self.updates_due = parameters.updates_until(after) - parameters.updates_until(agent_steps)
         copies = multiples_crossed(agent_steps, after, parameters.target_update_frequency)
         self.target_copy_is_due = copies > 0 and parameters.target_network
-        every = parameters.reset_head_every
-        self.head_reset_is_due = every > 0 and multiples_crossed(agent_steps, after, every) > 0
+        self.head_reset_is_due = multiples_crossed(agent_steps, after, parameters.reset_head_every) > 0
         self.learning_rate = parameters.learning_rate_at(agent_steps)
         self.importance_exponent = parameters.importance_exponent_at(agent_steps)
 

@@ -1,13 +1,14 @@
 """Files written whole or not at all, and in place of nothing but their own kind."""
 
+import csv
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from machine.exits import RunError, UsageError
 
@@ -135,3 +136,11 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` whole or not at all; raises `OSError`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table whole or not at all, the `columns` of each row; raises `OSError`."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -107,7 +107,7 @@ def _number(path: Path, line: int, row: dict[str, str], column: str) -> float:
     return value
 
 
-def _drawable(name: str) -> str:
+def drawable(name: str) -> str:
     """The end of a name, with U+FFFD for each character that the font lacks: Matplotlib warns of those."""
     known = get_font(findfont(FontProperties())).get_charmap()
     name = "".join(character if ord(character) in known else "\N{REPLACEMENT CHARACTER}" for character in name)
@@ -166,7 +166,7 @@ def draw_curves(runs: list[RunCurves]) -> Figure:
     figure = Figure(figsize=sizes[rows, columns], layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
     panels = grid.flatten()
-    name = paper.game if paper else _drawable(runs[0].game)
+    name = paper.game if paper else drawable(runs[0].game)
     figure.suptitle(name if len(runs) == 1 else f"{name}: mean of {len(runs)} runs and its 95% interval")
     if len(runs) == 1:
         _draw_scores_of_run(panels[0], runs[0])
@@ -254,12 +254,21 @@ def _draw_across(panel: Axes, curves: list[Curve], color: str, name: str, marker
     panel.dataLim.set(limits)
 
 
+class Bar(NamedTuple):
+    """A row's network, or line, its normalised score in percent, and where the table has one the score's interval."""
+
+    name: str
+    score: float
+    low: float
+    high: float
+
+
 @dataclass
 class Bars:
     """The bars of one game in a table of scores: normalised scores in percent."""
 
     game: str
-    measured: list[tuple[str, float]]  # each row's network, or line, and its score; best first
+    measured: list[Bar]  # best first
     dqn: float
     best_linear: float
 
@@ -271,22 +280,33 @@ def read_bars(path: Path) -> tuple[list[Bars], list[str]]:
     """
     columns = ("game", "mean")
 
-    def parse(line: int, row: dict[str, str]) -> tuple[str, str, float]:
-        network = Path(row.get("state_dict") or f"line {line}")
-        return "/".join(network.parts[-2:]), row["game"], _number(path, line, row, "mean")
+    def parse(line: int, row: dict[str, str]) -> dict[str, Any]:
+        network, mean = Path(row.get("state_dict") or f"line {line}"), _number(path, line, row, "mean")
+        ends = (_number(path, line, row, name) if row.get(name) else mean for name in ("interval_low", "interval_high"))
+        return row | {"name": "/".join(network.parts[-2:]), "mean": (mean, *ends)}
 
-    rows = read_rows(path, columns, parse)
+    rows = preferred(read_rows(path, columns, parse))
     if len(rows) > MOST_ROWS:
         raise UsageError(f"{path} has {len(rows):,} rows; at most {MOST_ROWS:,} can be drawn")
-    left_out = [game for _, game, _ in rows if paper_scores(game) is None]
-    known = [(name, paper, paper.normalised(mean)) for name, game, mean in rows if (paper := paper_scores(game))]
+    left_out = [row["game"] for row in rows if paper_scores(row["game"]) is None]
+    known = [
+        (paper, Bar(row["name"], *map(paper.normalised, row["mean"])))
+        for row in rows
+        if (paper := paper_scores(row["game"]))
+    ]
     if not known:
         raise UsageError(f"{path} has no score of any of the paper's 49 games; fill it with evaluate.py --csv {path}")
     games: dict[str, Bars] = {}
-    for name, paper, score in sorted(known, key=lambda row: -row[2]):
+    for paper, bar in sorted(known, key=lambda row: -row[1].score):
         of_paper = map(paper.normalised, (paper.dqn_nature, paper.best_linear))
-        games.setdefault(paper.game, Bars(paper.game, [], *of_paper)).measured.append((name, score))
+        games.setdefault(paper.game, Bars(paper.game, [], *of_paper)).measured.append(bar)
     return list(games.values()), left_out
+
+
+def preferred(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each run in a table of sweep.py the row of its best network, else of its newest; of other tables every row."""
+    best = {Path(row["state_dict"]).parent for row in rows if row.get("network") == "best"}
+    return [row for row in rows if row.get("network") != "model" or Path(row["state_dict"]).parent not in best]
 
 
 def draw_scores(games: list[Bars]) -> Figure:
@@ -298,12 +318,17 @@ def draw_scores(games: list[Bars]) -> Figure:
     middles, place = [], 0.0
     for game in games:
         middles.append(place + (len(game.measured) + 1) / 2)
-        ours = [(BLUE, score, _drawable(name) if len(game.measured) > 1 else "") for name, score in game.measured]
-        for color, score, name in (*ours, (ORANGE, game.dqn, ""), (GREY, game.best_linear, "")):
-            panel.barh(place, score, height=0.92, color=color)
-            text = f"{Formatter.fix_minus(f'{score:z,.0f}%')}  {name}".rstrip()
+        papers = [
+            (color, Bar("", score, score, score)) for color, score in ((ORANGE, game.dqn), (GREY, game.best_linear))
+        ]
+        for color, bar in (*((BLUE, bar) for bar in game.measured), *papers):
+            panel.barh(place, bar.score, height=0.92, color=color)
+            if bar.low < bar.high:
+                panel.plot((bar.low, bar.high), (place, place), color="black", linewidth=1)
+            name = drawable(bar.name) if len(game.measured) > 1 else ""
+            text = f"{Formatter.fix_minus(f'{bar.score:z,.0f}%')}  {name * (color == BLUE)}".rstrip()
             # To the right of the bar or of 0: to the left stand the games.
-            panel.annotate(text, (max(score, 0), place), (4, 0), textcoords="offset points", **style)
+            panel.annotate(text, (max(bar.high, 0), place), (4, 0), textcoords="offset points", **style)
             place += 1
         place += gap
     _draw_percent_axis(panel)

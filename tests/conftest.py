@@ -31,10 +31,12 @@ def save_network(path: Path, game: str = "breakout", num_actions: int = 4, *, se
     return path
 
 
-def run_script(name: str, *arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+def run_script(
+    name: str, *arguments: str, cwd: Path = ROOT, timeout: float = 120, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run a script of the project as a user does, with these environment variables changed."""
     command = [sys.executable, str(ROOT / name), *arguments]
-    return subprocess.run(command, cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=timeout)
 
 
 def start_script(name: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:

@@ -273,7 +273,7 @@ def test_tables_of_older_versions_are_written_over_and_drawn(tmp_path: Path) -> 
         (tmp_path / "old.csv").write_text(f"{header}\n{values}\n")
         check_output(tmp_path / "old.csv", TABLE)
         (bars,), _ = read_bars(tmp_path / "old.csv")
-        assert [(name, round(score)) for name, score in bars.measured] == [("a/best.pt", 364)]
+        assert [(bar.name, round(bar.score)) for bar in bars.measured] == [("a/best.pt", 364)]
 
 
 def test_another_seed_is_other_games_and_a_longer_evaluation_none_of_its_neighbours() -> None:

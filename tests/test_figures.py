@@ -251,7 +251,7 @@ def test_the_rows_of_a_game_stand_together_and_the_papers_bars_once(tmp_path: Pa
     games, left_out = read_bars(table)
     assert left_out == ["tetris"]
     assert [game.game for game in games] == ["Pong", "Breakout"]
-    assert [name for name, _ in games[0].measured] == ["x/a.pt", "d.pt"]
+    assert [bar.name for bar in games[0].measured] == ["x/a.pt", "d.pt"]
     panel = draw_scores(games).axes[0]
     places, scores, colors = zip(*bars_of(panel), strict=True)
     assert colors == (BLUE, BLUE, ORANGE, GREY, BLUE, ORANGE, GREY)

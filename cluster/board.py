@@ -1,0 +1,114 @@
+"""The table of runs that stands in the terminal while they go on; where there is no terminal, a line per change."""
+
+import datetime
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from cluster.runs import progress_of
+from machine.files import write_csv
+from machine.progress import WINDOW_SECONDS
+
+LINE_EVERY_SECONDS = 60.0  # where there is no terminal
+GOING_ON = ("training", "evaluating")
+
+
+@dataclass
+class Row:
+    """A run as the table shows it."""
+
+    run: str
+    game: str
+    seed: int
+    value: str
+    state: str = "waiting"
+    agent_steps: int = 0
+    games: int = 0
+    mean_of_100: float | None = None
+    steps_per_second: float | None = None
+    seconds_left: float | None = None
+    message: str = ""
+    marks: deque[tuple[float, int]] = field(default_factory=deque, repr=False)
+
+    def look(self, folder: Path, steps_limit: int) -> None:
+        """Read from the run's files how far it is."""
+        now, (self.agent_steps, self.games, self.mean_of_100) = time.monotonic(), progress_of(folder)
+        if self.state != "training":
+            self.marks.clear()
+        self.marks.append((now, self.agent_steps))
+        while now - self.marks[0][0] > WINDOW_SECONDS and len(self.marks) > 2:
+            self.marks.popleft()
+        (began, first), moved = self.marks[0], self.agent_steps - self.marks[0][1]
+        known = first > 0 and moved > 0  # what the tape played again is not speed
+        self.steps_per_second = moved / (now - began) if known else None
+        left = max(0, steps_limit - self.agent_steps)
+        self.seconds_left = left / self.steps_per_second if self.steps_per_second else None
+
+    def cells(self) -> tuple[str, ...]:
+        """What the table shows, in the order of `HEADINGS`."""
+        mean = "" if self.mean_of_100 is None else f"{self.mean_of_100:,.1f}"
+        rate = "" if self.steps_per_second is None else f"{self.steps_per_second:,.0f}"
+        left = "" if self.seconds_left is None else str(datetime.timedelta(seconds=round(self.seconds_left)))
+        return self.run, f"{self.agent_steps:,}", mean, rate, left, f"{self.state} {self.message}".rstrip()
+
+
+HEADINGS = ("run", "agent steps", "mean of 100", "steps/s", "time left", "state")
+COLUMNS = tuple(field.name for field in fields(Row) if field.name != "marks")
+
+
+class Board:
+    """Shows the rows, and keeps them in a CSV file; a context manager."""
+
+    def __init__(self, rows: Mapping[str, Row], file: Path):
+        """`rows` by run; more may come."""
+        self._rows = rows
+        self._file = file
+        self._live: Any = None
+        self._said: dict[str, str] = {}
+        self._said_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if sys.stdout.isatty():
+            from rich.live import Live
+
+            self._live = Live(auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self) -> None:
+        """Write the file and refresh the table; raises `OSError`."""
+        write_csv(self._file, COLUMNS, [vars(row) for row in self._rows.values()])
+        if self._live:
+            self._live.update(self._table(), refresh=True)
+            return
+        all_due = time.monotonic() - self._said_at > LINE_EVERY_SECONDS
+        for row in self._rows.values():
+            if self._said.get(row.run) != row.state or (all_due and row.state in GOING_ON):
+                named = zip(HEADINGS[1:-1], row.cells()[1:-1], strict=True)
+                print(f"{row.run}: {row.cells()[-1]}", *(f"{name} {cell}" for name, cell in named if cell), sep=", ")
+                self._said[row.run] = row.state
+        if all_due:
+            self._said_at = time.monotonic()
+
+    def _table(self) -> Any:
+        from rich.table import Table
+
+        table = Table(*HEADINGS, box=None)
+        order = {
+            "training": 0,
+            "evaluating": 0,
+            "failed": 1,
+            "fail": 1,
+            "waiting": 2,
+        }  # what does not fit is what is done
+        for row in sorted(self._rows.values(), key=lambda row: order.get(row.state, 3)):
+            table.add_row(*row.cells())
+        return table

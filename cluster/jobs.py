@@ -1,0 +1,198 @@
+"""Jobs on a Ray cluster: each a script of the project in a process of its own, as many at a time as there is room."""
+
+import os
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from cluster.guarded import STOP_SECONDS, run_guarded
+from machine.devices import available_bytes, choose_device
+from machine.exits import UsageError
+from machine.flags import Bounds, Positive
+
+ROOT = Path(__file__).parent.parent
+TRIES = 3
+PAUSE_SECONDS = 10.0  # before another try: what is left of the one before may still be saving
+CONNECT_SECONDS = 5.0
+OBJECT_STORE_BYTES = 80 * 2**20  # nothing is sent through it; Ray's own choice is a third of the memory
+INSTALL = "Ray is not installed: pip install -r requirements-cluster.txt"
+
+
+@dataclass
+class Cluster:
+    """Flags: where the runs are made, and what each may use."""
+
+    address: str | None = None
+    """A Ray cluster to join, host:port or auto, whose nodes see the same folders. Default: this machine alone."""
+    cpus_per_run: Positive = 1.0
+    """Cores for each run, its threads; a fraction lets several share one."""
+    gpus_per_run: Annotated[float | None, Bounds(0, 64)] = None
+    """GPUs for each run; a fraction lets several share one. Default: 1 where there are GPUs and --device allows it."""
+
+
+@dataclass
+class Job:
+    """A script with its flags, its name in tables, the file for what it prints, and what its owner knows it by."""
+
+    name: str
+    script: str
+    flags: list[str]
+    log: Path
+    key: Any = None
+    tries: int = 0
+    began: float = 0.0
+    not_before: float = field(default=0.0, repr=False)
+
+
+@dataclass
+class Ended:
+    """A job that needs no more tries: done, or else why not, in the last line that it printed."""
+
+    job: Job
+    done: bool
+    last_line: str
+
+
+def import_ray() -> Any:
+    """Ray, or a `UsageError` that says how to install it."""
+    try:
+        import ray
+    except ImportError:
+        raise UsageError(INSTALL) from None
+    return ray
+
+
+class Crew:
+    """Runs jobs, in the order in which they are added; a context manager, behind which no process of them is left.
+
+    A job that ends with another status than 0 is tried twice more. One whose worker or node was lost is begun again,
+    which counts as a try only when its log did not grow.
+    """
+
+    def __init__(self, cluster: Cluster, *, device: str, bytes_per_run: int):
+        """Join the cluster, or start one on this machine; raises `UsageError` where there is none or no room."""
+        self._ray = ray = import_ray()
+        _connect(ray, cluster.address)
+        gpus = cluster.gpus_per_run
+        if gpus is None:
+            gpus = 1.0 if device in ("auto", "cuda") and ray.cluster_resources().get("GPU") else 0.0
+        self._needs = {"CPU": cluster.cpus_per_run, "GPU": gpus, "memory": float(bytes_per_run)}
+        self._threads = max(1, int(cluster.cpus_per_run))
+        self._waiting: deque[Job] = deque()
+        self._running: dict[Any, Job] = {}
+        self._task = ray.remote(max_retries=0)(run_guarded)
+        if not self.room():
+            ray.shutdown()
+            what = f"{cluster.cpus_per_run:g} cores, {gpus:g} GPUs and {bytes_per_run / 1e9:.1f} GB of memory"
+            raise UsageError(f"no node has room for a run, which needs {what}; a smaller --replay-size needs less")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.stop()
+        self._ray.shutdown()
+
+    def room(self) -> int:
+        """How many jobs there is room for at a time, on all nodes that are there now."""
+        return sum(min(fits.values()) for fits in self._fits())
+
+    def limits(self) -> str:
+        """What keeps more jobs from running at a time, in words."""
+        sums = {name: sum(fits.get(name, 0) for fits in self._fits()) for name in self._needs if self._needs[name]}
+        least = min(sums, key=lambda name: sums[name])
+        return {"CPU": "cores", "GPU": "GPUs", "memory": "memory"}[least]
+
+    def _fits(self) -> list[dict[str, int]]:
+        """For each node and resource, how many jobs fit."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        return [{name: int(node.get(name, 0) / need) for name, need in self._needs.items() if need} for node in nodes]
+
+    def add(self, job: Job, *, first: bool = False) -> None:
+        """Have a job run when its turn comes, behind the others or before them."""
+        self._waiting.insert(0 if first else len(self._waiting), job)
+
+    @property
+    def running(self) -> list[Job]:
+        return [*self._running.values()]
+
+    @property
+    def idle(self) -> bool:
+        return not (self._running or self._waiting)
+
+    def poll(self, seconds: float) -> list[Ended]:
+        """Start what there is room for, wait so long or until a job ends; returns those that need no more tries."""
+        self._start()
+        if not self._running:
+            time.sleep(seconds)
+            return []
+        ready, _ = self._ray.wait([*self._running], timeout=seconds)
+        return [ended for ended in map(self._end, ready) if ended]
+
+    def _start(self) -> None:
+        due = [job for job in self._waiting if job.not_before <= time.monotonic()]
+        for job in due[: self.room() - len(self._running)]:
+            self._waiting.remove(job)
+            job.began = time.time()
+            needs = {"num_cpus": self._needs["CPU"], "num_gpus": self._needs["GPU"], "memory": self._needs["memory"]}
+            command = [str(ROOT / job.script), *job.flags]
+            task = self._task.options(**needs, name=job.name)
+            self._running[task.remote(command, str(job.log), str(ROOT), self._threads)] = job
+
+    def _end(self, reference: Any) -> Ended | None:
+        job = self._running.pop(reference)
+        try:
+            status = self._ray.get(reference)
+        except self._ray.exceptions.RayError:  # the worker was killed, or its node is gone
+            status = None
+        if status == 0:
+            return Ended(job, True, last_line(job.log))
+        grew = job.log.exists() and job.log.stat().st_mtime > job.began + PAUSE_SECONDS
+        job.tries += not (status is None and grew)
+        if job.tries >= TRIES:
+            return Ended(job, False, last_line(job.log))
+        job.not_before = time.monotonic() + PAUSE_SECONDS
+        self._waiting.append(job)
+        return None
+
+    def stop(self) -> None:
+        """Have every running job save and end."""
+        self._waiting.clear()
+        for reference in self._running:
+            self._ray.cancel(reference)
+        if self._running:
+            self._ray.wait([*self._running], num_returns=len(self._running), timeout=STOP_SECONDS)
+        self._running.clear()
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    try:
+        if address is None:
+            memory = available_bytes(choose_device("cpu"))
+            local = {"_memory": memory, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+            ray.init(address="local", num_cpus=_cores(), **local, **quiet)
+            return
+        if address != "auto":
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()  # Ray itself tries for minutes
+        ray.init(address=address, **quiet)
+    except (ConnectionError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        what = f"--address {address}: no Ray cluster answers there ({reason})"
+        raise UsageError(f"{what}; ray start begins one, and prints its address") from None
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def last_line(log: Path) -> str:
+    """The last line that a job printed, of what a terminal would show."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    lines = [line.rsplit("\r", 1)[-1].strip() for line in text.strip().splitlines()]
+    return lines[-1] if lines else ""

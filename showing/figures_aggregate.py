@@ -1,0 +1,266 @@
+"""What games x seeds say together (Agarwal et al. 2021): aggregate scores with intervals, profiles, a table."""
+
+import csv
+import functools
+import io
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from atari import PaperScores, paper_scores, paper_table
+from machine.exits import UsageError
+from machine.tables import number_in, read_rows
+from showing.figures_tables import BLUE, GREY, ORANGE, VERMILLION, drawable, preferred, read_run
+
+RESAMPLES = 2_000  # of each stratified bootstrap
+COLORS = (BLUE, VERMILLION, ORANGE, "#009E73", "#CC79A7", "#56B4E9", GREY)
+METRICS = ("median", "IQM", "mean", "optimality gap")
+MEASURES = ("game", "seeds", "mean", "normalised", "dqn_nature", "dqn_normalised", "pfrl_dqn", "human", "random")
+HEADINGS = ("game", "seeds", "this project", "normalised", "DQN", "normalised", "PFRL's DQN", "human", "random")
+
+
+def import_rliable() -> tuple[Any, Any]:
+    """rliable's library and metrics, or a `UsageError` that says how to install them."""
+    try:
+        from rliable import library, metrics
+    except ImportError:
+        raise UsageError("rliable is not installed: pip install -r requirements-cluster.txt") from None
+    return library, metrics
+
+
+@dataclass
+class Scored:
+    """The scores of one setting, normalised: 0 is random play, 1 the human tester; games in the paper's order.
+
+    scores: (seeds, games). curves: (seeds, games, points), the evaluations during training at `steps` (points,) agent
+    steps; None where the runs have none in common. means: the raw mean score of each game.
+    """
+
+    name: str
+    games: list[PaperScores]
+    scores: np.ndarray
+    means: dict[str, float]
+    steps: np.ndarray
+    curves: np.ndarray | None
+
+
+def read_sweep(folder: Path) -> tuple[list[Scored], list[str]]:
+    """The settings of a sweep, one for each varied value, and what must be said of them; raises `UsageError`."""
+    table = folder / "scores.csv"
+
+    def parse(_line: int, row: dict[str, str]) -> dict[str, Any]:
+        return row | {"mean": number_in(row, "mean"), "seed": int(row["seed"])}
+
+    columns = ("state_dict", "game", "mean", "network", "seed", "value")
+    rows = preferred(read_rows(table, columns, parse))
+    of_model = [Path(row["state_dict"]).parent.name for row in rows if row["network"] != "best"]
+    notes = [f"scores of model.pt, without an evaluation in training: {', '.join(of_model)}"] if of_model else []
+    scored = []
+    for value in dict.fromkeys(row["value"] for row in rows):
+        name = f"{folder.name} {value}".strip()
+        setting, more = _setting(name, [row for row in rows if row["value"] == value])
+        scored.append(setting)
+        notes += more
+    if not scored:
+        raise UsageError(f"{table} has no row: no run is finished yet; sweep.py fills it")
+    return scored, notes
+
+
+def _setting(name: str, rows: list[dict[str, Any]]) -> tuple[Scored, list[str]]:
+    """One setting, of the games that have every seed that any of them has."""
+    seeds = sorted({row["seed"] for row in rows})
+    runs = {(game_of(row["game"]), row["seed"]): row for row in rows if paper_scores(row["game"])}
+    there = [paper for paper in paper_table().values() if any(game == paper.game for game, _ in runs)]
+    lacking = {
+        paper.game: [seed for seed in seeds if (paper.game, seed) not in runs]
+        for paper in there
+        if not all((paper.game, seed) in runs for seed in seeds)
+    }
+    notes = [f"{name}: {game} is left out, it lacks seed {', '.join(map(str, s))}" for game, s in lacking.items()]
+    if odd := sorted({row["game"] for row in rows if paper_scores(row["game"]) is None}):
+        notes.append(f"{name}: left out, not among the paper's 49 games: {', '.join(odd)}")
+    games = [paper for paper in there if paper.game not in lacking]
+    if not games:
+        raise UsageError(f"{name}: no game of the paper has a score for each of the seeds {seeds}")
+    if missing := len(paper_table()) - len(games):
+        notes.append(f"{name}: {len(games)} games x {len(seeds)} seeds; {missing} of the paper's 49 games are missing")
+    raw = np.array([[runs[paper.game, seed]["mean"] for paper in games] for seed in seeds])
+    scores = np.array([[paper.normalised(value) / 100 for paper, value in zip(games, row, strict=True)] for row in raw])
+    means = dict(zip((paper.game for paper in games), raw.mean(axis=0).tolist(), strict=True))
+    folders = [[Path(runs[paper.game, seed]["state_dict"]).parent for paper in games] for seed in seeds]
+    return Scored(name, games, scores, means, *_curves(games, folders)), notes
+
+
+def game_of(game: str) -> str:
+    """The paper's name of one of its games."""
+    paper = paper_scores(game)
+    return paper.game if paper else game
+
+
+def _curves(games: list[PaperScores], folders: list[list[Path]]) -> tuple[np.ndarray, np.ndarray | None]:
+    """The agent steps at which every run was evaluated, and the normalised scores there."""
+    evaluations = [[read_run(folder).evaluations for folder in row] for row in folders]
+    common = functools.reduce(np.intersect1d, [curve.steps for row in evaluations for curve in row])
+    if not len(common):
+        return common, None
+
+    def at_common(paper: PaperScores, curve: Any) -> list[float]:
+        values = dict(zip(curve.steps, curve.values, strict=True))
+        return [paper.normalised(values[step]) / 100 for step in common]
+
+    curves = [[at_common(paper, curve) for paper, curve in zip(games, row, strict=True)] for row in evaluations]
+    return common, np.array(curves)
+
+
+def estimate(scores: Any, measure: Callable[..., Any]) -> tuple[np.ndarray, np.ndarray]:
+    """What `measure` gives of the scores, (values,), and its 95% intervals, (2, values), by stratified bootstrap.
+
+    The same scores always give the same intervals.
+    """
+    library, _ = import_rliable()
+    same: dict[str, Any] = {"reps": RESAMPLES, "random_state": np.random.RandomState(0)}
+    with warnings.catch_warnings(category=FutureWarning, action="ignore"):  # arch's, of rliable's way to give the state
+        points, intervals = library.get_interval_estimates(
+            {"": scores}, lambda *each: np.atleast_1d(measure(*each)), **same
+        )
+    return points[""], intervals[""]
+
+
+def aggregates(scores: np.ndarray) -> np.ndarray:
+    """Median, interquartile mean, mean and optimality gap of scores (seeds, games), in the order of `METRICS`."""
+    _, m = import_rliable()
+    measures = m.aggregate_median, m.aggregate_iqm, m.aggregate_mean, m.aggregate_optimality_gap
+    return np.array([measure(scores) for measure in measures])
+
+
+def improvement(one: Scored, other: Scored) -> tuple[float, float, float]:
+    """The probability that a run of `one` scores above a run of `other`, over the games of both, and its interval."""
+    _, metrics = import_rliable()
+    games = [paper.game for paper in one.games if paper in other.games]
+    if not games:
+        raise UsageError(f"{one.name} and {other.name} have no game in common to be compared on")
+    both = [
+        setting.scores[:, [[p.game for p in setting.games].index(game) for game in games]] for setting in (one, other)
+    ]
+    point, interval = estimate(both, metrics.probability_of_improvement)
+    return float(point[0]), float(interval[0, 0]), float(interval[1, 0])
+
+
+def draw_aggregate(settings: list[Scored]) -> Figure:
+    """Aggregate scores, performance profiles, sample efficiency and, of several settings, probabilities."""
+    several = len(settings) > 1
+    figure = Figure(figsize=(13, 4 + 3.8 * (2 if several else 1)), layout="constrained")
+    rows: Any = figure.subfigures(3 if several else 2, 1, height_ratios=[1.2, 1.6, 0.9][: 3 if several else 2])
+    games = sorted({len(setting.games) for setting in settings})
+    seeds = sorted({len(setting.scores) for setting in settings})
+    counts = [" to ".join(map(str, sorted({each[0], each[-1]}))) for each in (games, seeds)]
+    figure.suptitle(f"{counts[0]} games x {counts[1]} seeds; normalised: random play 0, human tester 1")
+    _draw_metrics(rows[0].subplots(1, 4, sharey=True), settings)
+    profiles, efficiency = rows[1].subplots(1, 2)
+    _draw_profiles(profiles, settings)
+    _draw_efficiency(efficiency, settings)
+    if several:
+        _draw_improvement(rows[2].subplots(), settings)
+    return figure
+
+
+def _draw_metrics(panels: Iterable[Axes], settings: list[Scored]) -> None:
+    estimates = [estimate(setting.scores, aggregates) for setting in settings]
+    for number, (panel, metric) in enumerate(zip(panels, METRICS, strict=True)):
+        for place, (points, (low, high)) in enumerate(estimates):
+            panel.barh(
+                place,
+                high[number] - low[number],
+                left=low[number],
+                height=0.6,
+                color=COLORS[place % len(COLORS)],
+                alpha=0.5,
+            )
+            panel.plot([points[number]] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
+        panel.use_sticky_edges = False
+        panel.set_title(metric, fontsize=12)
+        panel.set_yticks(range(len(settings)), [drawable(setting.name) for setting in settings])
+        panel.set_ylim(len(settings) - 0.4, -0.6)
+        panel.grid(axis="x", alpha=0.3)
+
+
+def _draw_profiles(panel: Axes, settings: list[Scored]) -> None:
+    most = max(float(setting.scores.max()) for setting in settings)
+    taus = np.linspace(min(0.0, *(float(setting.scores.min()) for setting in settings)), max(most, 0.1), 101)
+    for color, setting in zip(itertools.cycle(COLORS), settings, strict=False):
+        shares, (low, high) = estimate(setting.scores, lambda s: (s[..., None] > taus).mean(axis=(0, 1)))
+        panel.plot(taus, shares, color=color, label=drawable(setting.name))
+        panel.fill_between(taus, low, high, color=color, alpha=0.2, linewidth=0)
+    panel.set(xlabel="normalised score", ylabel="share of runs above it", ylim=(0, 1.02), title="performance profile")
+    panel.legend()
+
+
+def _draw_efficiency(panel: Axes, settings: list[Scored]) -> None:
+    _, metrics = import_rliable()
+    for color, setting in zip(itertools.cycle(COLORS), settings, strict=False):
+        if setting.curves is not None:
+            points = range(setting.curves.shape[2])
+            iqms, (low, high) = estimate(
+                setting.curves, lambda s, points=points: np.array([metrics.aggregate_iqm(s[..., p]) for p in points])
+            )
+            panel.plot(setting.steps, iqms, color=color, marker="o", markersize=4, label=drawable(setting.name))
+            panel.fill_between(setting.steps, low, high, color=color, alpha=0.2, linewidth=0)
+    panel.set(xlabel="agent steps", ylabel="IQM of the normalised scores", title="evaluations in training")
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _draw_improvement(panel: Axes, settings: list[Scored]) -> None:
+    pairs = [(one, other) for number, one in enumerate(settings) for other in settings[number + 1 :]]
+    for place, (one, other) in enumerate(pairs):
+        point, low, high = improvement(one, other)
+        panel.barh(place, high - low, left=low, height=0.6, color=GREY, alpha=0.5)
+        panel.plot([point] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
+    panel.set_yticks(range(len(pairs)), [f"{drawable(a.name)} above {drawable(b.name)}" for a, b in pairs])
+    panel.set_ylim(len(pairs) - 0.4, -0.6)
+    panel.axvline(0.5, color="black", linestyle="--", linewidth=1)
+    panel.set(xlim=(0, 1), xlabel="probability that a run scores higher, with its 95% interval")
+
+
+def table_rows(setting: Scored) -> list[dict[str, Any]]:
+    """A row per game, in the columns `MEASURES`, the paper's best game first (paper, Fig. 3)."""
+    rows = []
+    for paper in sorted(setting.games, key=lambda paper: -paper.normalised(paper.dqn_nature)):
+        mean = setting.means[paper.game]
+        normalised = paper.normalised(mean), paper.normalised(paper.dqn_nature)
+        papers = paper.dqn_nature, normalised[1], paper.pfrl_dqn, paper.human, paper.random
+        values = paper.game, len(setting.scores), mean, normalised[0], *papers
+        rows.append(dict(zip(MEASURES, values, strict=True)))
+    return rows
+
+
+def tables(settings: list[Scored]) -> dict[str, str]:
+    """The games' table of each setting, as Markdown and as CSV, by suffix."""
+    lines: list[str] = []
+    file = io.StringIO()
+    writer = csv.DictWriter(file, ("setting", *MEASURES), lineterminator="\n")
+    writer.writeheader()
+    for setting in settings:
+        lines += [f"| {setting.name}: {HEADINGS[0]} | {' | '.join(HEADINGS[1:])} |", "|---" * len(HEADINGS) + "|"]
+        for row in table_rows(setting):
+            writer.writerow({"setting": setting.name} | row)
+            lines.append("| " + " | ".join(_cell(name, row[name]) for name in MEASURES) + " |")
+        points, (low, high) = estimate(setting.scores, aggregates)
+        values = zip(METRICS, points, low, high, strict=True)
+        said = (f"{metric} {value:.2f} ({a:.2f} to {b:.2f})" for metric, value, a, b in values)
+        lines += ["", f"Normalised, with 95% intervals: {', '.join(said)}.", ""]
+    return {".md": "\n".join(lines), ".csv": file.getvalue()}
+
+
+def _cell(name: str, value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}%" if "normalised" in name else f"{value:,.1f}" if math.isfinite(value) else "-"

@@ -1,0 +1,242 @@
+"""Sweeps and searches on a real Ray cluster of several nodes: make test-cluster, behind requirements-cluster.txt."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import run_script, start_script
+from soak import differences
+
+from cluster.jobs import PAUSE_SECONDS
+from cluster.runs import progress_of
+
+pytestmark = pytest.mark.cluster
+SMALL = (
+    *("--num-envs", "4", "--replay-size", "480", "--replay-start-size", "240", "--minibatch-size", "4"),
+    *("--target-update-frequency", "300", "--epsilon-decay-steps", "1000", "--evaluate-every", "1000"),
+    *("--evaluation-games", "1", "--save-every-games", "0", "--checkpoint-minutes", "0.01", "--device", "cpu"),
+)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without cores, and two nodes of one core each."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster.nodes = [cluster.add_node(num_cpus=1, memory=2 * 10**9) for _ in range(2)]
+    yield cluster
+    cluster.shutdown()
+
+
+def wait_for(what: Callable[[], Any], seconds: float) -> Any:
+    """What `what` gives once it is true; fails after so many seconds."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.2)
+    return found
+
+
+def training_in(folder: Path) -> list[str]:
+    """The runs in a folder that a process trains at this moment."""
+    names = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if any(word.endswith("q_agent_train.py") for word in words):
+            names += [Path(word).name for word in words if word.startswith(f"{folder}/")]
+    return names
+
+
+def past_checkpoint(run: Path) -> bool:
+    return progress_of(run)[0] > 0 and (run / "checkpoint.previous.pt").exists()
+
+
+def went_on_from(folder: Path, run: str) -> list[int]:
+    """The agent steps, above 0, at which a run went on."""
+    text = (folder / "logs" / f"{run}.txt").read_text()
+    return [int(step.replace(",", "")) for step in re.findall(r"Going on at game [\d,]+, agent step ([\d,]+)", text)]
+
+
+def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver_bit_for_bit(cluster: Any, tmp_path: Path) -> None:
+    folder, games = tmp_path / "sweep", ["RoadRunner", "Breakout"]
+    flags = ["--games", *games, "--seeds", "2", "--run-dir", str(folder), "--steps", "5000", *SMALL]
+    driver = start_script("sweep.py", *flags, "--address", cluster.address, cwd=tmp_path)
+    killed = wait_for(lambda: [run for run in training_in(folder) if past_checkpoint(folder / run)], 120)
+    cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
+    left = wait_for(lambda: (now := training_in(folder)) != killed and [now], 10)[0]
+    assert len(left) <= 1  # the other node's
+    cluster.nodes.append(cluster.add_node(num_cpus=1, memory=2 * 10**9))
+    wait_for(lambda: (folder / "scores.csv").exists(), 180)  # a run is finished
+    of_driver = wait_for(lambda: [run for run in training_in(folder) if past_checkpoint(folder / run)], 120)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    wait_for(lambda: not training_in(folder), 10)
+    with open(folder / "scores.csv", newline="") as file:
+        finished = {Path(row["state_dict"]).parent for row in csv.DictReader(file)}
+    times = {path: path.stat().st_mtime_ns for run in finished for path in run.rglob("*")}
+    assert times
+    result = run_script("sweep.py", *flags, "--address", cluster.address, cwd=tmp_path, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert all(went_on_from(folder, run) for run in of_driver)
+    runs = ["road_runner-seed0", "road_runner-seed1", "breakout-seed0", "breakout-seed1"]
+    assert sum(bool(went_on_from(folder, run)) for run in runs) > len(of_driver)  # that of the node, too
+    with open(folder / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(Path(row["state_dict"]).parent.name, row["network"]) for row in rows] == [
+        (run, network) for run in runs for network in ("best", "model")
+    ]
+    for run in runs:
+        game, seed = run.split("-seed")
+        alone = ("--game", game, "--seed", seed, "--run-dir", str(tmp_path / run), "--steps", "5000", *SMALL)
+        assert run_script("q_agent_train.py", *alone, "--games", "1000000", cwd=tmp_path).returncode == 0
+        for path in (tmp_path / run, folder / run):
+            (path / "memory.sha256").write_text("not compared")
+        assert differences(folder / run, tmp_path / run) == []
+
+
+def test_a_run_that_fails_is_tried_twice_more_and_the_others_go_on(cluster: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    flags = ["--games", "RoadRunner", "--seeds", "3", "--run-dir", str(folder), "--steps", "1000", *SMALL]
+    (folder / "road_runner-seed0").mkdir(parents=True)
+    (folder / "road_runner-seed0" / "letter.txt").write_text("not a run's")
+    (folder / "sweep.json").write_text("{}")
+    full = folder / "road_runner-seed1"
+    full.mkdir()
+    has_full_disk = os.geteuid() == 0 and not subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(full)], capture_output=True
+    ).returncode  # fmt: skip
+    (folder / "sweep.json").unlink()
+    try:
+        began = time.monotonic()
+        result = run_script("sweep.py", *flags, "--address", cluster.address, cwd=tmp_path, timeout=240)
+    finally:
+        if has_full_disk:
+            subprocess.run(["umount", "-l", str(full)], check=True)
+    assert result.returncode == 1
+    assert time.monotonic() - began > 2 * PAUSE_SECONDS
+    (error,) = result.stderr.splitlines()
+    assert "road_runner-seed0 (error: " in error
+    assert "letter.txt" in error
+    if has_full_disk:
+        assert "road_runner-seed1 (error: cannot write" in error
+        assert "No space left on device" in error
+    log = (folder / "logs" / "road_runner-seed0.txt").read_text()
+    assert log.count("letter.txt") == 3
+    with open(folder / "scores.csv", newline="") as file:
+        assert {Path(row["state_dict"]).parent.name for row in csv.DictReader(file)} >= {"road_runner-seed2"}
+    (folder / "road_runner-seed0" / "letter.txt").unlink()
+    result = run_script("sweep.py", *flags, "--address", cluster.address, cwd=tmp_path, timeout=240)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_search_goes_on_after_it_was_killed_and_ends_with_a_config(cluster: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    over = ["--over", "learning-rate=0.0001..0.01", "optimizer=rmsprop,adam", "update-frequency=2..8"]
+    flags = ["--games", "RoadRunner", *over, "--trials", "3", "--run-dir", str(folder), "--steps", "3000", *SMALL]
+    driver = start_script("search.py", *flags, "--address", cluster.address, cwd=tmp_path)
+    wait_for(lambda: [run for run in training_in(folder) if (folder / "scores" / f"{run}-1.csv").exists()], 180)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    wait_for(lambda: not training_in(folder), 10)
+    result = run_script("search.py", *flags, "--address", cluster.address, cwd=tmp_path, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    with open(folder / "trials.csv", newline="") as file:
+        trials = list(csv.DictReader(file))
+    assert [trial["trial"] for trial in trials] == ["0", "1", "2"]
+    assert {trial["state"] for trial in trials} <= {"complete", "pruned"}
+    assert all(trial["fifth_5"] for trial in trials if trial["state"] == "complete")
+    assert all(1e-4 <= float(trial["learning-rate"]) <= 1e-2 for trial in trials)
+    best = max((t for t in trials if t["state"] == "complete"), key=lambda trial: float(trial["fifth_5"]))
+    lines = (folder / "best.yaml").read_text().splitlines()
+    assert f"learning-rate: {best['learning-rate']}" in lines
+    assert any(went_on_from(folder, f"trial{int(trial['trial']):03}-road_runner") for trial in trials)
+    assert (folder / "history.png").stat().st_size > 1_000
+    result = run_script("q_agent_train.py", "--config", str(folder / "best.yaml"), "--game", "nosuchgame")
+    assert "unknown game" in result.stderr  # the file itself is taken
+
+
+def test_a_cluster_that_is_not_there_is_a_line_within_seconds(tmp_path: Path) -> None:
+    began = time.monotonic()
+    flags = ("--games", "Pong", "--run-dir", str(tmp_path / "sweep"), "--address", "127.0.0.1:9", *SMALL)
+    result = run_script("sweep.py", *flags, "--steps", "1000", cwd=tmp_path)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "--address 127.0.0.1:9: no Ray cluster answers there" in result.stderr
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        ([], "--over wants a range or choices"),
+        (["learning-rate"], "'learning-rate' has neither"),
+        (["learning-rat=1..2"], "--learning-rat cannot be searched"),
+        (["steps=1..2"], "--steps cannot be searched"),
+        (["discount=0.5..1.5"], "--discount 1.5 cannot be: it must be from 0 to 1"),
+        (["minibatch-size=8..4"], "the lower end comes first"),
+        (["optimizer=rmsprop,sgd"], "'sgd' cannot be chosen"),
+        (["optimizer=adam"], "has fewer than two"),
+        (["double=true,false", "double=true,false"], "--double comes twice"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(tmp_path: Path, over: list[str], words: str) -> None:
+    from machine.exits import UsageError
+    from search import SearchConfig, search
+
+    with pytest.raises(UsageError) as refusal:
+        search(SearchConfig(games=("Pong",), over=tuple(over), run_dir=tmp_path / "search"))
+    assert words in str(refusal.value)
+    assert not (tmp_path / "search").exists()
+
+
+def test_ranges_are_whole_numbers_or_logarithmic_where_they_should_be() -> None:
+    from search import SearchConfig
+
+    over = ("update-frequency=2..8", "learning-rate=1e-5..1e-2", "discount=0.9..0.99", "double=true,false")
+    spaces = SearchConfig(games=("Pong",), over=over).spaces()
+    numbers = [(type(space).__name__, getattr(space, "log", None)) for space in spaces.values()]
+    assert numbers == [
+        ("IntDistribution", False),
+        ("FloatDistribution", True),
+        ("FloatDistribution", False),
+        ("CategoricalDistribution", None),
+    ]
+
+
+def test_aggregates_are_those_computed_by_hand() -> None:
+    from atari import paper_table
+    from showing.figures_aggregate import Scored, aggregates, estimate, improvement, table_rows
+
+    scores = np.array([[0.0, 1.0, 2.0, 0.4], [0.2, 1.2, 4.0, 0.6]])  # seeds, games
+    median, iqm, mean, gap = aggregates(scores)
+    assert median == pytest.approx(0.8)  # of the games' means .1, 1.1, 3, .5
+    assert iqm == pytest.approx((0.4 + 0.6 + 1.0 + 1.2) / 4)  # the middle half of all eight
+    assert mean == pytest.approx(9.4 / 8)
+    assert gap == pytest.approx((1.0 + 0.8 + 0.6 + 0.4) / 8)  # what lacks to 1
+    points, (low, high) = estimate(scores, aggregates)
+    np.testing.assert_allclose(points, [median, iqm, mean, gap])
+    assert (low <= points).all()
+    assert (high >= points).all()
+    np.testing.assert_array_equal(estimate(scores, aggregates)[1], [low, high])
+    games = [*paper_table().values()][:4]
+    one, other = (
+        Scored(name, games, values, {paper.game: 7.0 for paper in games}, np.zeros(0), None)
+        for name, values in (("one", scores), ("other", scores[::-1] - [0.1, 0.1, 3.0, -1.0]))
+    )
+    # Of the four pairs of runs one scores higher in 3, 3, 4 and 0, game by game.
+    assert improvement(one, other)[0] == pytest.approx((3 + 3 + 4 + 0) / 16)
+    order = [row["dqn_normalised"] for row in table_rows(one)]
+    assert order == sorted(order, reverse=True)
