@@ -103,7 +103,7 @@ def test_the_words_of_a_config_and_its_yaml_mean_that_config(tmp_path: Path) -> 
     assert parse(RunConfig, words=config.words()) == config
     assert RunConfig("Pong").words() == ["--game", "Pong"]
     (tmp_path / "best.yaml").write_text("\n".join(config.yaml_lines()))
-    run_only = {
+    run_only: dict[str, Any] = {
         "games": 15_000,
         "steps": 50_000_000,
         "device": "auto",
