@@ -14,7 +14,7 @@ from cluster.board import Board, Row
 from cluster.jobs import Cluster, Crew, Ended, Job, import_ray
 from cluster.runs import TrainingFlags, command_line, held, roms_of
 from config import RunConfig, with_words
-from machine.files import write_csv
+from machine.files import failing_clearly, write_csv
 from machine.flags import Bounds
 
 PAPER49 = "paper49"
@@ -145,7 +145,8 @@ class Sweep:
                 more = {"seed": row.seed, "value": row.value}
                 rows += [scored | {"network": Path(scored["state_dict"]).stem} | more for scored in of_run]
         if rows:
-            write_csv(self.folder / "scores.csv", [*rows[0]], rows)
+            with failing_clearly(self.folder / "scores.csv"):
+                write_csv(self.folder / "scores.csv", [*rows[0]], rows)
 
 
 def sweep(config: SweepConfig) -> Path:

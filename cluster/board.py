@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cluster.runs import progress_of
-from machine.files import write_csv
+from machine.files import failing_clearly, write_csv
 from machine.progress import WINDOW_SECONDS
 
 LINE_EVERY_SECONDS = 60.0  # where there is no terminal
@@ -84,8 +84,9 @@ class Board:
             self._live.stop()
 
     def show(self) -> None:
-        """Write the file and refresh the table; raises `OSError`."""
-        write_csv(self._file, COLUMNS, [vars(row) for row in self._rows.values()])
+        """Write the file and refresh the table; raises `RunError`."""
+        with failing_clearly(self._file):
+            write_csv(self._file, COLUMNS, [vars(row) for row in self._rows.values()])
         if self._live:
             self._live.update(self._table(), refresh=True)
             return
@@ -99,6 +100,7 @@ class Board:
             self._said_at = time.monotonic()
 
     def _table(self) -> Any:
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table(*HEADINGS, box=None)
@@ -110,5 +112,5 @@ class Board:
             "waiting": 2,
         }  # what does not fit is what is done
         for row in sorted(self._rows.values(), key=lambda row: order.get(row.state, 3)):
-            table.add_row(*row.cells())
+            table.add_row(*map(escape, row.cells()))
         return table

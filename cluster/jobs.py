@@ -169,6 +169,7 @@ class Crew:
 
 
 def _connect(ray: Any, address: str | None) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray tells its makers
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
     try:
         if address is None:
