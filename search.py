@@ -1,9 +1,8 @@
 """Search for constants with Optuna, every trial a training run, in parallel on Ray: python search.py --help"""
 
-from machine.exits import RunError, StopSignal, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
-import csv
+from machine.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import dataclasses
-import json
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,19 @@ from typing import Any
 import numpy as np
 
 from atari import paper_scores
-from cluster.board import Board, Row
-from cluster.jobs import Cluster, Crew, Ended, Job, import_ray
-from cluster.runs import TrainingFlags, command_line, held, roms_of
+from cluster.board import Row
+from cluster.jobs import Crew, Ended, import_ray
+from cluster.runs import MACHINES, VARIED, TrainingFlags, Work, command_line, held, roms_of, scores_in, words_for
 from config import RunConfig, with_words
-from machine.files import replacing, write_csv, write_text
+from machine.files import failing_clearly, replacing, write_csv, write_text
 from machine.flags import Count, flag
 
-POLL_SECONDS = 2.0
-STAGES = 5  # a trial is evaluated at each fifth of its agent steps, and may be pruned there
-EVALUATION_SEED = 2015  # of every trial: the same games
+STAGES = 5  # a trial is scored at each fifth of its agent steps, and may be given up there
 LOGARITHMIC_FROM = 30  # a range that spans such a factor is searched by its logarithm
 SYNTAX = "--over wants a range or choices for each flag: learning-rate=0.00003..0.001 optimizer=rmsprop,adam"
-NOT_SEARCHED = ("game", "games", "seed", "run_dir", "config", "steps", "device", "webhook", "save_every_games")
-MAY_CHANGE = ("trials", "device", "save_every_games", "checkpoint_minutes")
 OWN = {
     "search": ("games", "over", "trials", "seed", "run_dir", "config", "initial_state_dict", "steps"),
-    "machines": ("address", "cpus_per_run", "gpus_per_run", "device", "deterministic"),
+    "machines": MACHINES,
 }
 
 
@@ -37,12 +32,12 @@ def import_optuna() -> Any:
         import optuna
     except ImportError:
         raise UsageError("Optuna is not installed: pip install -r requirements-cluster.txt") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
 
 @dataclass
-class SearchConfig(Cluster, TrainingFlags):
+class SearchConfig(TrainingFlags):
     """Search for the constants with the best score, by trials: training runs, each scored by the paper's protocol.
 
     A trial is scored at each fifth of its agent steps, on the same 30 games as all others, and given up where it is
@@ -58,61 +53,57 @@ class SearchConfig(Cluster, TrainingFlags):
     """Trials, those that are given up among them."""
 
     def spaces(self) -> dict[str, Any]:
-        """Optuna's distribution for each flag of --over; raises `UsageError` for one that cannot be searched."""
-        kinds = {field.name: field.type for field in dataclasses.fields(RunConfig)}
-        spaces = {}
+        """Optuna's distribution for each flag of --over; raises `UsageError` for what cannot be searched."""
+        spaces: dict[str, Any] = {}
         for each in self.over:
             name, _, space = each.lstrip("-").partition("=")
             name = name.replace("-", "_")
             if not space:
                 raise UsageError(f"{SYNTAX}; '{each}' has neither")
-            if name not in kinds or name in NOT_SEARCHED or name in spaces:
+            if name not in VARIED or name in spaces:
                 why = "comes twice" if name in spaces else "cannot be searched"
                 raise UsageError(f"--over: {flag(name)} {why}; {SYNTAX}")
             spaces[name] = self._space(name, space)
         if not spaces:
             raise UsageError(SYNTAX)
+        self._check_corners(spaces)
         return spaces
 
     def _space(self, name: str, space: str) -> Any:
-        distributions = import_optuna().distributions
-        ends = space.split("..")
-        for value in ends if len(ends) == 2 else space.split(","):
-            with_words(self.run("Breakout", 0), words_for(name, value), "--over").check()  # type and bounds
-        if len(ends) != 2:
-            choices = space.split(",")
-            if len({*choices}) < max(2, len(choices)):
-                raise UsageError(f"{SYNTAX}; '{name}={space}' has fewer than two, or one twice")
-            return distributions.CategoricalDistribution(choices)
-        low, high = map(float, ends)
+        distributions, is_range = import_optuna().distributions, ".." in space
+        texts = space.split("..") if is_range else space.split(",")
+        values = [getattr(with_words(self.run("Breakout", 0), words_for(name, text), "--over"), name) for text in texts]
+        if len({*texts}) < max(2, len(texts)):
+            raise UsageError(f"{SYNTAX}; '{name}={space}' has fewer than two, or one twice")
+        if not is_range:
+            return distributions.CategoricalDistribution(texts)
+        if len(values) > 2 or any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+            raise UsageError(f"{SYNTAX}; '{name}={space}' is no range of numbers")
+        low, high = values
         if low >= high:
             raise UsageError(f"--over {name}={space}: the lower end comes first")
         logarithmic = low > 0 and high / low >= LOGARITHMIC_FROM
-        whole = isinstance(getattr(with_words(self.run("Breakout", 0), words_for(name, ends[0]), ""), name), int)
-        if whole:
-            return distributions.IntDistribution(int(low), int(high), log=logarithmic)
-        return distributions.FloatDistribution(low, high, log=logarithmic)
+        kind = distributions.IntDistribution if isinstance(low, int) else distributions.FloatDistribution
+        return kind(low, high, log=logarithmic)
 
-    def trial_run(self, rom: str, parameters: dict[str, Any], stage: int) -> RunConfig:
-        """The config of a trial's run up to one of its fifths; raises `UsageError` where it cannot be."""
+    def _check_corners(self, spaces: dict[str, Any]) -> None:
+        """Raise `UsageError` where choices and ends of ranges make a run that cannot be."""
+        ends = [getattr(space, "choices", None) or (space.low, space.high) for space in spaces.values()]
+        for values in itertools.product(*ends):
+            config = self.with_values("Breakout", dict(zip(spaces, values, strict=True)))
+            try:
+                config.check()
+                config.check_new()
+            except UsageError as error:
+                said = ", ".join(f"{flag(name)} {value}" for name, value in zip(spaces, values, strict=True))
+                raise UsageError(f"--over: no run can have {said}: {error}") from None
+
+    def with_values(self, rom: str, values: dict[str, Any]) -> RunConfig:
+        """The config of a trial's run."""
         config = self.run(rom, self.seed)
-        for name, value in parameters.items():
+        for name, value in values.items():
             config = with_words(config, words_for(name, str(value)), "--over")
-        return dataclasses.replace(config, steps=self.steps * stage // STAGES)
-
-    def described(self) -> dict[str, Any]:
-        """What search.json holds: all that the trials depend on."""
-        left_out = {"run_dir", "config", *(field.name for field in dataclasses.fields(Cluster))}
-        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
-        start = self.initial_state_dict and str(self.initial_state_dict)
-        return json.loads(json.dumps(values | {"initial_state_dict": start}))  # lists, as the file gives them back
-
-
-def words_for(name: str, value: str) -> list[str]:
-    """The command line that gives a flag this value."""
-    typed = flag(name)
-    switches = {"true": typed, "false": f"--no-{typed[2:]}"}
-    return [switches[value.lower()]] if value.lower() in switches else [typed, value]
+        return config
 
 
 def normalised(rom: str, mean: float) -> float:
@@ -121,186 +112,167 @@ def normalised(rom: str, mean: float) -> float:
     return paper.normalised(mean) if paper else mean
 
 
-class Search:
+class Search(Work):
     """The trials under way: training to a fifth, its evaluation, what Optuna says to that."""
 
     def __init__(self, config: SearchConfig, folder: Path, study: Any, spaces: dict[str, Any]):
+        super().__init__(folder, config.steps)
         self.config = config
-        self.folder = folder
         self.study = study
         self.spaces = spaces
         self.roms = roms_of(config.games)
-        self.rows: dict[str, Row] = {}
-        self.failed: list[str] = []
         self._trials: dict[int, Any] = {}  # those under way, Optuna's own objects
         self._scores: dict[int, dict[str, float]] = {}  # of each, what its games gave at this fifth
-        for part in ("logs", "scores"):
-            (folder / part).mkdir(exist_ok=True)
+        self._gone_on = False
 
-    def go_on(self, crew: Crew) -> None:
-        """Take up the trials that were under way when the search was stopped or killed."""
-        for frozen in self.study.get_trials(deepcopy=False):
-            for rom in self.roms:
-                self._row(frozen.number, frozen.params, rom).state = frozen.state.name.lower()
-            if frozen.state.name == "RUNNING":
-                # Optuna makes the object that reports from the trial's id alone.
-                trial = import_optuna().trial.Trial(self.study, frozen._trial_id)
-                self._begin(trial, len(frozen.intermediate_values) + 1, crew)
+    def trials(self) -> list[Any]:
+        """All trials; but for those that were killed while Optuna wrote down what they are."""
+        trials = self.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if trial.params.keys() == self.spaces.keys()]
 
-    def begin_more(self, crew: Crew) -> None:
-        """Begin new trials while there is room."""
+    def begin(self, crew: Crew) -> None:
+        if not self._gone_on:
+            self._go_on(crew)
         at_a_time = max(1, crew.room() // len(self.roms))
-        while len(self._trials) < at_a_time and len(self.study.get_trials(deepcopy=False)) < self.config.trials:
+        while len(self._trials) < at_a_time and len(self.trials()) < self.config.trials:
             number = len(self.study.get_trials(deepcopy=False))
-            # A new one for each trial: what is drawn hangs on the number and on what is known, not on who was killed.
+            # A new one for each trial: what is drawn hangs on its number and on what is known, not on who was killed.
             seed = int(np.random.SeedSequence((self.config.seed, number)).generate_state(1)[0])
             self.study.sampler = import_optuna().samplers.TPESampler(seed=seed)
-            self._begin(self.study.ask(self.spaces), 1, crew)
+            trial = self.study.ask(self.spaces)
+            self._train(trial, 0, crew)
 
-    def _row(self, number: int, parameters: dict[str, Any], rom: str) -> Row:
-        name = f"trial{number:03}-{rom}"
-        values = ", ".join(f"{key.replace('_', '-')}={_short(value)}" for key, value in parameters.items())
+    def _go_on(self, crew: Crew) -> None:
+        """Take up the trials that were under way when the search was stopped or killed."""
+        self._gone_on = True
+        for frozen in self.trials():
+            for rom in self.roms:
+                row = self._row(frozen, rom)
+                row.state = _state(frozen)
+                row.look(self.folder / row.run, self.steps)
+            if _state(frozen) == "running":
+                # Optuna makes the object that reports from the trial's id alone.
+                trial = import_optuna().trial.Trial(self.study, frozen._trial_id)
+                if frozen.intermediate_values:
+                    self._go_from(trial, max(frozen.intermediate_values), crew)
+                else:
+                    self._train(trial, 0, crew)
+
+    def _row(self, trial: Any, rom: str) -> Row:
+        name = f"trial{trial.number:03}-{rom}"
+        values = ", ".join(f"{flag(key)[2:]}={_short(value)}" for key, value in trial.params.items())
         return self.rows.setdefault(name, Row(name, rom, self.config.seed, values))
 
-    def _begin(self, trial: Any, stage: int, crew: Crew) -> None:
+    def _train(self, trial: Any, stage: int, crew: Crew) -> None:
+        """Train a trial on from one of its fifths, 0 for its start, to the next that lies behind its warm-up."""
         self._trials[trial.number], self._scores[trial.number] = trial, {}
         for rom in self.roms:
-            row = self._row(trial.number, trial.params, rom)
+            config = self.config.with_values(rom, trial.params)
+            ends = {k: config.steps * k // STAGES for k in range(stage + 1, STAGES + 1)}
+            then = next(k for k, steps in ends.items() if steps > config.replay_start_size)
+            row = self._row(trial, rom)
             row.state = "waiting"
-            words = self.config.trial_run(rom, trial.params, stage).words()
-            flags = ["--run-dir", str(self.folder / row.run), *words]
-            crew.add(self._job(row.run, (trial.number, stage, rom), "q_agent_train.py", flags), first=stage > 1)
-
-    def _job(self, run: str, key: tuple[int, int, str], script: str, flags: list[str]) -> Job:
-        return Job(run, script, flags, self.folder / "logs" / f"{run}.txt", key)
+            config = dataclasses.replace(config, steps=ends[then])
+            self.train(crew, config, row.run, (trial.number, then, rom), first=stage > 0)
 
     def take(self, ended: Ended, crew: Crew) -> None:
-        """Note what became of a job, and start what follows it."""
         number, stage, rom = ended.job.key
         if (trial := self._trials.get(number)) is None:
             return  # it has failed in another game
-        row = self._row(number, trial.params, rom)
-        scores = self.folder / "scores" / f"{row.run}-{stage}.csv"
+        row, scores = self._row(trial, rom), self.folder / "scores" / f"{ended.job.run}-{stage}.csv"
         if not ended.done:
-            self.failed.append(f"{row.run} ({ended.last_line})")
-            self._tell(trial, "FAIL", ended.last_line)
-        elif ended.job.script == "q_agent_train.py":
-            flags = ["--state-dict", str(self.folder / row.run / "model.pt"), "--csv", str(scores)]
-            seed = ["--seed", str(EVALUATION_SEED)]
-            crew.add(self._job(row.run, ended.job.key, "evaluate.py", [*flags, *seed]), first=True)
+            self._tell(trial, "FAIL", message=ended.why)
+        elif ended.job.doing == "training":
+            self.evaluate(crew, [self.folder / row.run / "model.pt"], scores, row.run, ended.job.key)
         else:
-            with open(scores, newline="") as file:
-                (scored,) = csv.DictReader(file)
-            self._scores[number][rom] = normalised(rom, float(scored["mean"]))
-            row.message = f"fifth {stage}: {float(scored['mean']):.1f}"
+            mean = float(scores_in(scores)[0]["mean"])
+            self._scores[number][rom] = normalised(rom, mean)
+            row.message = f"{mean:.1f} after fifth {stage}"
             if len(self._scores[number]) == len(self.roms):
-                self._end_stage(trial, stage, crew)
+                trial.report(float(np.mean([*self._scores[number].values()])), stage)
+                self._go_from(trial, stage, crew)
 
-    def _end_stage(self, trial: Any, stage: int, crew: Crew) -> None:
-        value = float(np.mean([*self._scores[trial.number].values()]))
-        trial.report(value, stage)
+    def _go_from(self, trial: Any, stage: int, crew: Crew) -> None:
+        """What follows a reported fifth: the end, pruning, or training to the next."""
+        self._trials[trial.number] = trial
         if stage == STAGES:
-            self._tell(trial, "COMPLETE", value=value)
+            (frozen,) = (each for each in self.trials() if each.number == trial.number)
+            self._tell(trial, "COMPLETE", value=frozen.intermediate_values[STAGES])
         elif trial.should_prune():
             self._tell(trial, "PRUNED")
         else:
-            self._begin(trial, stage + 1, crew)
+            self._train(trial, stage, crew)
 
-    def _tell(self, trial: Any, state: str, message: str = "", value: float | None = None) -> None:
+    def _tell(self, trial: Any, state: str, *, value: float | None = None, message: str = "") -> None:
+        if message:
+            trial.set_user_attr("why", message)
         self.study.tell(trial, value, import_optuna().trial.TrialState[state])
         del self._trials[trial.number]
+        (frozen,) = (each for each in self.trials() if each.number == trial.number)
         for rom in self.roms:
-            row = self._row(trial.number, trial.params, rom)
-            row.state, row.message = state.lower(), message or row.message
+            row = self._row(trial, rom)
+            row.state, row.message = _state(frozen), message or row.message
 
-    def look(self, crew: Crew) -> None:
-        """Bring the row of every trial under way up to date."""
-        scripts = {job.name: job.script for job in crew.running}
-        states = {None: "waiting", "q_agent_train.py": "training", "evaluate.py": "evaluating"}
-        for trial in self._trials.values():
-            for rom in self.roms:
-                row = self._row(trial.number, trial.params, rom)
-                row.state = states[scripts.get(row.run)]
-                row.look(self.folder / row.run, self.config.steps)
+    def say_plan(self, crew: Crew) -> None:
+        what = f"{self.config.trials} trials over {', '.join(flag(name)[2:] for name in self.spaces)}"
+        print(f"{what}, {len(self.trials())} begun; {crew.room()} runs at a time, limited by {crew.limits()}")
+
+
+def _state(trial: Any) -> str:
+    return {"FAIL": "failed"}.get(trial.state.name, str(trial.state.name).lower())
 
 
 def search(config: SearchConfig) -> Path:
     """Make every trial that is not yet; returns the folder. Raises `UsageError`, and `RunError` that names the failed.
 
-    KeyboardInterrupt at a signal, when all have saved.
+    KeyboardInterrupt, at a signal, says how to go on.
     """
     config.check()
     assert config.run_dir
     optuna, folder, spaces = import_optuna(), config.run_dir.resolve(), config.spaces()
-    lacking = [rom for rom in roms_of(config.games) if len(config.games) > 1 and paper_scores(rom) is None]
-    if lacking:
+    roms = roms_of(config.games)
+    if len(roms) > 1 and (lacking := [rom for rom in roms if paper_scores(rom) is None]):
         raise UsageError(f"--games: {lacking[0]} has no score in the paper to be normalised by; search it alone")
-    for rom in roms_of(config.games):
-        first = config.run(rom, config.seed)
-        first.check()
-        dataclasses.replace(first, steps=config.steps // STAGES).check_new()
     import_ray()
-    with held(folder, "search.json", config.described(), MAY_CHANGE):
-        study = optuna.create_study(
-            storage=f"sqlite:///{folder / 'study.db'}", study_name="search", direction="maximize", load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(),
-        )  # fmt: skip
-        work = Search(config, folder, study, spaces)
-        ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-        if len(ended) < config.trials:
-            go_through(work, config)
-        report(work)
-    if work.failed:
-        raise RunError(f"{len(work.failed)} trials failed: {'; '.join(work.failed)}")
+    largest = max([config.replay_size, *(int(s.high) for name, s in spaces.items() if name == "replay_size")])
+    with held(folder, "search.json", config.described(), may_grow="trials"):
+        try:
+            file, pruner = f"sqlite:///{folder / 'study.db'}", optuna.pruners.MedianPruner()
+            named = {"study_name": "search", "direction": "maximize", "load_if_exists": True}
+            work = Search(config, folder, optuna.create_study(storage=file, pruner=pruner, **named), spaces)
+            if sum(trial.state.is_finished() for trial in work.trials()) < config.trials:
+                work.go_through(config, largest, "search.csv")
+        except optuna.exceptions.StorageInternalError as error:
+            raise RunError(f"{folder / 'study.db'} cannot be used: {str(error).splitlines()[0]}") from None
+        with failing_clearly(folder):
+            report(work)
+    failed = [trial for trial in work.trials() if _state(trial) == "failed"]
+    if failed:
+        why = "; ".join(f"trial {trial.number} ({trial.user_attrs.get('why')})" for trial in failed)
+        raise RunError(f"{len(failed)} of {len(work.trials())} trials failed: {why}")
     return folder
 
 
-def go_through(work: Search, config: SearchConfig) -> None:
-    """Make the trials; KeyboardInterrupt at a signal, when all have saved."""
-    with (
-        StopSignal() as stop,
-        Crew(config, device=config.device, bytes_per_run=config.bytes_of_a_run()) as crew,
-    ):
-        print(f"{config.trials} trials over {', '.join(work.spaces)}; {crew.room()} runs at a time, by {crew.limits()}")
-        with Board(work.rows, work.folder / "search.csv") as board:
-            work.go_on(crew)
-            while not stop:
-                work.begin_more(crew)
-                if crew.idle:
-                    break
-                for ended in crew.poll(POLL_SECONDS):
-                    work.take(ended, crew)
-                work.look(crew)
-                board.show()
-            crew.stop()
-            work.look(crew)
-            board.show()
-        if stop:
-            raise KeyboardInterrupt("every run has saved; the same command goes on")
-
-
 def report(work: Search) -> None:
-    """Write and print the table of all trials, the best as YAML, and Optuna's pictures."""
-    trials = work.study.get_trials(deepcopy=False)
-    names = [name.replace("_", "-") for name in work.spaces]
+    """Write and print the table of all trials, the best as YAML, and Optuna's pictures; raises `OSError`."""
     fifths = [f"fifth_{stage}" for stage in range(1, STAGES + 1)]
-    rows = []
-    for trial in trials:
-        values = {fifth: trial.intermediate_values.get(stage) for stage, fifth in enumerate(fifths, start=1)}
-        parameters = {name.replace("_", "-"): value for name, value in trial.params.items()}
-        rows.append({"trial": trial.number, "state": trial.state.name.lower()} | values | parameters)
-    columns = ["trial", "state", *fifths, *names]
+    columns = ["trial", "state", *fifths, *(flag(name)[2:] for name in work.spaces)]
+    rows: list[dict[str, Any]] = []
+    for trial in work.trials():
+        values = [trial.intermediate_values.get(stage) for stage in range(1, STAGES + 1)]
+        parameters = [trial.params[name] for name in work.spaces]
+        rows.append(dict(zip(columns, [trial.number, _state(trial), *values, *parameters], strict=True)))
     write_csv(work.folder / "trials.csv", columns, rows)
     for row in [dict(zip(columns, columns, strict=True)), *rows]:
-        print(*(f"{_short(row.get(column)):>12}" for column in columns))
-    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+        print(*(f"{_short(row[column]):>12}" for column in columns))
+    complete = [trial for trial in work.trials() if _state(trial) == "complete"]
     if not complete:
         return
     best = max(complete, key=lambda trial: trial.value)
-    config = work.config.trial_run(work.roms[0], best.params, STAGES)
-    after = f"{best.value:.1f} after {work.config.steps:,} agent steps"
-    head = f"# Trial {best.number} of {len(trials)} on {', '.join(work.roms)}: {after}.\n"
-    write_text(work.folder / "best.yaml", head + "".join(f"{line}\n" for line in config.yaml_lines()))
+    after = f"{best.value:.1f} after {work.steps:,} agent steps"
+    head = f"# Trial {best.number} of {len(rows)} on {', '.join(work.roms)}: {after}.\n"
+    lines = work.config.with_values(work.roms[0], best.params).yaml_lines()
+    write_text(work.folder / "best.yaml", head + "".join(f"{line}\n" for line in lines))
     print(f"the best: trial {best.number}, {best.value:.1f}; python q_agent_train.py --config {work.folder}/best.yaml")
     draw(work, complete)
 
@@ -312,7 +284,7 @@ def draw(work: Search, complete: list[Any]) -> None:
     mpl.use("agg")
     pictures = import_optuna().visualization.matplotlib
     drawn = {"history": pictures.plot_optimization_history, "slices": pictures.plot_slice}
-    if len(complete) > 1 and len({trial.value for trial in complete}) > 1:
+    if len({trial.value for trial in complete}) > 1:
         drawn["importances"] = pictures.plot_param_importances
     for name, plot in drawn.items():
         axes = np.ravel(plot(work.study))

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,10 +109,12 @@ class AtariGames:
         self.num_envs = num_envs
         self.action_names, self._emulator_actions = choose_actions(rom, rules.actions)
         self.num_actions = len(self.action_names)
+        threads = os.environ.get("OMP_NUM_THREADS", "")  # as many as PyTorch's; else one per core
         # Every argument is set: ale-py's defaults clip rewards and press FIRE. stack_num=1: the memory stacks.
         self._environments = AtariVectorEnv(
             self.rom,
             num_envs,
+            num_threads=int(threads) if threads.isdigit() else 0,
             stack_num=1,
             frameskip=rules.frames_per_step,
             maxpool=True,

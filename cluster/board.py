@@ -1,19 +1,22 @@
 """The table of runs that stands in the terminal while they go on; where there is no terminal, a line per change."""
 
+import csv
 import datetime
+import os
 import sys
 import time
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from cluster.runs import progress_of
+import numpy as np
+
 from machine.files import failing_clearly, write_csv
-from machine.progress import WINDOW_SECONDS
 
 LINE_EVERY_SECONDS = 60.0  # where there is no terminal
+TAIL_BYTES = 16_384  # of a table hold its last 100 rows
+RECENT_GAMES = 100
 GOING_ON = ("training", "evaluating")
 
 
@@ -24,7 +27,7 @@ class Row:
     run: str
     game: str
     seed: int
-    value: str
+    value: str = ""
     state: str = "waiting"
     agent_steps: int = 0
     games: int = 0
@@ -32,21 +35,17 @@ class Row:
     steps_per_second: float | None = None
     seconds_left: float | None = None
     message: str = ""
-    marks: deque[tuple[float, int]] = field(default_factory=deque, repr=False)
 
     def look(self, folder: Path, steps_limit: int) -> None:
         """Read from the run's files how far it is."""
-        now, (self.agent_steps, self.games, self.mean_of_100) = time.monotonic(), progress_of(folder)
-        if self.state != "training":
-            self.marks.clear()
-        self.marks.append((now, self.agent_steps))
-        while now - self.marks[0][0] > WINDOW_SECONDS and len(self.marks) > 2:
-            self.marks.popleft()
-        (began, first), moved = self.marks[0], self.agent_steps - self.marks[0][1]
-        known = first > 0 and moved > 0  # what the tape played again is not speed
-        self.steps_per_second = moved / (now - began) if known else None
-        left = max(0, steps_limit - self.agent_steps)
-        self.seconds_left = left / self.steps_per_second if self.steps_per_second else None
+        games, logged = last_rows(folder / "games.csv"), last_rows(folder / "training.csv")
+        self.games, of_game = (int(games[-1][0]), int(games[-1][1])) if games else (0, 0)
+        self.agent_steps = max(of_game, int(logged[-1][0]) if logged else 0)
+        self.mean_of_100 = float(np.mean([float(row[3]) for row in games[-RECENT_GAMES:]])) if games else None
+        left, rate = max(0, steps_limit - self.agent_steps), float(logged[-1][-1]) if logged else None
+        training = self.state == "training"
+        self.steps_per_second = rate if training else None
+        self.seconds_left = left / rate if training and rate else None
 
     def cells(self) -> tuple[str, ...]:
         """What the table shows, in the order of `HEADINGS`."""
@@ -57,7 +56,18 @@ class Row:
 
 
 HEADINGS = ("run", "agent steps", "mean of 100", "steps/s", "time left", "state")
-COLUMNS = tuple(field.name for field in fields(Row) if field.name != "marks")
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+def last_rows(table: Path) -> list[list[str]]:
+    """The last rows of a table of a run, about 100, as far as they are written; none where there is none."""
+    try:
+        with open(table, "rb") as file:
+            file.seek(max(0, os.path.getsize(table) - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").split("\n")[1:-1]  # the first is cut, or names the columns
+    except OSError:
+        return []
+    return list(csv.reader(lines))
 
 
 class Board:
@@ -104,13 +114,7 @@ class Board:
         from rich.table import Table
 
         table = Table(*HEADINGS, box=None)
-        order = {
-            "training": 0,
-            "evaluating": 0,
-            "failed": 1,
-            "fail": 1,
-            "waiting": 2,
-        }  # what does not fit is what is done
+        order = {"training": 0, "evaluating": 0, "failed": 1, "waiting": 2}  # what does not fit is what is done
         for row in sorted(self._rows.values(), key=lambda row: order.get(row.state, 3)):
             table.add_row(*map(escape, row.cells()))
         return table

@@ -3,8 +3,7 @@
 import os
 import socket
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -14,11 +13,11 @@ from machine.exits import UsageError
 from machine.flags import Bounds, Positive
 
 ROOT = Path(__file__).parent.parent
-TRIES = 3
-PAUSE_SECONDS = 10.0  # before another try: what is left of the one before may still be saving
-CONNECT_SECONDS = 5.0
+PAUSES_SECONDS = (10.0, 30.0)  # before the second and the third try: what is left of the one before may be saving
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing is sent through it; Ray's own choice is a third of the memory
-INSTALL = "Ray is not installed: pip install -r requirements-cluster.txt"
+CONNECT_SECONDS = 5.0
+KILLED = (128 + 9, 128 + 15)  # statuses beside the negative ones
+DOING = {"q_agent_train.py": "training", "evaluate.py": "evaluating"}
 
 
 @dataclass
@@ -35,25 +34,36 @@ class Cluster:
 
 @dataclass
 class Job:
-    """A script with its flags, its name in tables, the file for what it prints, and what its owner knows it by."""
+    """A script with its flags for a run, and the file for what it prints.
 
-    name: str
+    progress: a file that changes as the job gets on; key: what its owner knows it by.
+    """
+
+    run: str
     script: str
     flags: list[str]
     log: Path
+    progress: Path
     key: Any = None
     tries: int = 0
-    began: float = 0.0
-    not_before: float = field(default=0.0, repr=False)
+    not_before: float = 0.0
+    changed: int | None = None  # when `progress` last did before this try
+
+    @property
+    def doing(self) -> str:
+        return DOING[self.script]
+
+    def progress_changed(self) -> int | None:
+        return self.progress.stat().st_mtime_ns if self.progress.exists() else None
 
 
 @dataclass
 class Ended:
-    """A job that needs no more tries: done, or else why not, in the last line that it printed."""
+    """A job that needs no more tries: done, or else why not, in a line."""
 
     job: Job
     done: bool
-    last_line: str
+    why: str = ""
 
 
 def import_ray() -> Any:
@@ -61,32 +71,37 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise UsageError(INSTALL) from None
+        raise UsageError("Ray is not installed: pip install -r requirements-cluster.txt") from None
     return ray
 
 
 class Crew:
     """Runs jobs, in the order in which they are added; a context manager, behind which no process of them is left.
 
-    A job that ends with another status than 0 is tried twice more. One whose worker or node was lost is begun again,
-    which counts as a try only when its log did not grow.
+    A job that ends with another status than 0 is tried twice more. One that was killed, or whose worker or node was
+    lost, is begun again, too; that counts as a try only where nothing had got on since it was begun.
     """
 
-    def __init__(self, cluster: Cluster, *, device: str, bytes_per_run: int):
-        """Join the cluster, or start one on this machine; raises `UsageError` where there is none or no room."""
+    def __init__(self, cluster: Cluster, *, device: str, replay_bytes: int, process_bytes: int):
+        """Join the cluster, or start one on this machine; raises `UsageError` where there is none or no room.
+
+        replay_bytes: of a run's replay memory, on the GPU where it has one.
+        """
         self._ray = ray = import_ray()
         _connect(ray, cluster.address)
         gpus = cluster.gpus_per_run
         if gpus is None:
-            gpus = 1.0 if device in ("auto", "cuda") and ray.cluster_resources().get("GPU") else 0.0
-        self._needs = {"CPU": cluster.cpus_per_run, "GPU": gpus, "memory": float(bytes_per_run)}
+            may_use = device == "auto" or device.startswith("cuda")
+            gpus = 1.0 if may_use and ray.cluster_resources().get("GPU") else 0.0
+        self.bytes_per_run = process_bytes + (0 if gpus else replay_bytes)
+        self._needs = {"CPU": cluster.cpus_per_run, "GPU": gpus, "memory": float(self.bytes_per_run)}
         self._threads = max(1, int(cluster.cpus_per_run))
-        self._waiting: deque[Job] = deque()
+        self._waiting: list[Job] = []
         self._running: dict[Any, Job] = {}
         self._task = ray.remote(max_retries=0)(run_guarded)
         if not self.room():
             ray.shutdown()
-            what = f"{cluster.cpus_per_run:g} cores, {gpus:g} GPUs and {bytes_per_run / 1e9:.1f} GB of memory"
+            what = f"{cluster.cpus_per_run:g} cores, {gpus:g} GPUs and {self.bytes_per_run / 1e9:.1f} GB of memory"
             raise UsageError(f"no node has room for a run, which needs {what}; a smaller --replay-size needs less")
 
     def __enter__(self) -> Self:
@@ -102,9 +117,8 @@ class Crew:
 
     def limits(self) -> str:
         """What keeps more jobs from running at a time, in words."""
-        sums = {name: sum(fits.get(name, 0) for fits in self._fits()) for name in self._needs if self._needs[name]}
-        least = min(sums, key=lambda name: sums[name])
-        return {"CPU": "cores", "GPU": "GPUs", "memory": "memory"}[least]
+        sums = {name: sum(fits[name] for fits in self._fits()) for name, need in self._needs.items() if need}
+        return {"CPU": "cores", "GPU": "GPUs", "memory": "memory"}[min(sums, key=lambda name: sums[name])]
 
     def _fits(self) -> list[dict[str, int]]:
         """For each node and resource, how many jobs fit."""
@@ -116,8 +130,9 @@ class Crew:
         self._waiting.insert(0 if first else len(self._waiting), job)
 
     @property
-    def running(self) -> list[Job]:
-        return [*self._running.values()]
+    def doing(self) -> dict[str, str]:
+        """What is done for each run at this moment."""
+        return {job.run: job.doing for job in self._running.values()}
 
     @property
     def idle(self) -> bool:
@@ -129,61 +144,66 @@ class Crew:
         if not self._running:
             time.sleep(seconds)
             return []
-        ready, _ = self._ray.wait([*self._running], timeout=seconds)
+        running = [*self._running]
+        self._ray.wait(running, timeout=seconds)
+        ready, _ = self._ray.wait(running, num_returns=len(running), timeout=0)
         return [ended for ended in map(self._end, ready) if ended]
 
     def _start(self) -> None:
         due = [job for job in self._waiting if job.not_before <= time.monotonic()]
-        for job in due[: self.room() - len(self._running)]:
+        for job in due[: max(0, self.room() - len(self._running))]:
             self._waiting.remove(job)
-            job.began = time.time()
+            job.changed = job.progress_changed()
             needs = {"num_cpus": self._needs["CPU"], "num_gpus": self._needs["GPU"], "memory": self._needs["memory"]}
+            task = self._task.options(**needs, name=job.run)
             command = [str(ROOT / job.script), *job.flags]
-            task = self._task.options(**needs, name=job.name)
             self._running[task.remote(command, str(job.log), str(ROOT), self._threads)] = job
 
     def _end(self, reference: Any) -> Ended | None:
-        job = self._running.pop(reference)
+        job, status, error = self._running.pop(reference), None, ""
         try:
             status = self._ray.get(reference)
-        except self._ray.exceptions.RayError:  # the worker was killed, or its node is gone
-            status = None
+        except self._ray.exceptions.RayError as lost:  # the worker was killed, or its node is gone
+            error = str(lost).strip().splitlines()[-1]
         if status == 0:
-            return Ended(job, True, last_line(job.log))
-        grew = job.log.exists() and job.log.stat().st_mtime > job.began + PAUSE_SECONDS
-        job.tries += not (status is None and grew)
-        if job.tries >= TRIES:
-            return Ended(job, False, last_line(job.log))
-        job.not_before = time.monotonic() + PAUSE_SECONDS
-        self._waiting.append(job)
+            return Ended(job, True)
+        killed = status is None or status < 0 or status in KILLED
+        if killed and job.progress_changed() != job.changed:
+            job.tries = 0
+        else:
+            job.tries += 1
+        if job.tries > len(PAUSES_SECONDS):
+            return Ended(job, False, last_line(job.log) or error)
+        job.not_before = time.monotonic() + PAUSES_SECONDS[max(0, job.tries - 1)]
+        self.add(job)
         return None
 
-    def stop(self) -> None:
-        """Have every running job save and end."""
+    def stop(self) -> bool:
+        """Have every running job save and end; returns whether all did in time."""
         self._waiting.clear()
-        for reference in self._running:
+        running = [*self._running]
+        for reference in running:
             self._ray.cancel(reference)
-        if self._running:
-            self._ray.wait([*self._running], num_returns=len(self._running), timeout=STOP_SECONDS)
+        late = self._ray.wait(running, num_returns=len(running), timeout=STOP_SECONDS)[1] if running else []
         self._running.clear()
+        return not late
 
 
 def _connect(ray: Any, address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray tells its makers
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    if address is None:
+        memory = available_bytes(choose_device("cpu"))
+        local = {"_memory": memory, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+        ray.init(address="local", num_cpus=_cores(), **local, **quiet)
+        return
     try:
-        if address is None:
-            memory = available_bytes(choose_device("cpu"))
-            local = {"_memory": memory, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-            ray.init(address="local", num_cpus=_cores(), **local, **quiet)
-            return
         if address != "auto":
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()  # Ray itself tries for minutes
         ray.init(address=address, **quiet)
-    except (ConnectionError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        what = f"--address {address}: no Ray cluster answers there ({reason})"
+    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+        what = f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())[:200]})"
         raise UsageError(f"{what}; ray start begins one, and prints its address") from None
 
 

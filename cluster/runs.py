@@ -1,36 +1,40 @@
-"""What sweeps and searches share: the flags of training, the folder that one driver holds, how far a run is."""
+"""What sweeps and searches share: the flags of training, the folder that one driver holds, the work in it."""
 
 import csv
 import dataclasses
 import fcntl
 import json
-import os
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import numpy as np
-
+from cluster.board import Board, Row
+from cluster.jobs import Cluster, Crew, Ended, Job
 from config import FLAGS, Hyperparameters, RunConfig, with_file
-from machine.exits import UsageError
-from machine.files import write_text
+from machine.exits import StopSignal, UsageError
+from machine.files import failing_clearly, write_text
 from machine.flags import MOST, Bounds, Count, Positive, check_bounds, flag, parse
 from replay_memory import BYTES_PER_TRANSITION
 from wrappers import rom_name
 
 PROCESS_BYTES = 700_000_000  # of a training, beside its replay memory
-TAIL_BYTES = 16_384  # of games.csv hold its last 100 rows
-RECENT_GAMES = 100
+POLL_SECONDS = 2.0
+EVALUATION_SEED = 2015  # of all networks: games that no run was trained or chosen on
 OWN = ("game", "seed", "run_dir", "initial_state_dict")  # of each run
+# What sweeps and searches may give other values: all that is learned with, but for what names or moves a run.
+VARIED = {field.name for field in dataclasses.fields(Hyperparameters)} - {*OWN, "deterministic"}
+MACHINES = ("address", "cpus_per_run", "gpus_per_run", "device", "deterministic")
+MAY_CHANGE = ("device", "save_every_games", "checkpoint_minutes")  # between two starts, as in a run
 
 Flags = TypeVar("Flags", bound="TrainingFlags")
 
 
 @dataclass
-class TrainingFlags(Hyperparameters):
-    """The flags of training that all runs have in common."""
+class TrainingFlags(Cluster, Hyperparameters):
+    """The flags of training that all runs have in common, and where they are made."""
 
     game: str = ""
     run_dir: Path | None = None
@@ -48,19 +52,22 @@ class TrainingFlags(Hyperparameters):
 
     def run(self, game: str, seed: int) -> RunConfig:
         """The config of one run; it ends at its agent steps, whatever number of games they are."""
-        names = [field.name for field in dataclasses.fields(TrainingFlags) if field.name not in OWN]
-        values = {name: getattr(self, name) for name in names if name != "config"}
+        names = [field.name for field in dataclasses.fields(RunConfig) if hasattr(self, field.name)]
+        values = {name: getattr(self, name) for name in names if name not in (*OWN, "config", "games")}
         start = self.initial_state_dict and self.initial_state_dict.resolve()
         return RunConfig(**values, game=game, seed=seed, games=MOST, initial_state_dict=start)
-
-    def bytes_of_a_run(self) -> int:
-        """What a run takes of the memory of its node, with its replay memory full."""
-        return PROCESS_BYTES + self.replay_size * BYTES_PER_TRANSITION
 
     def check(self) -> None:
         check_bounds(self)
         if self.run_dir is None:
             raise UsageError("--run-dir is missing: the folder of all runs, a new one or one to go on with")
+
+    def described(self) -> dict[str, Any]:
+        """All that the runs depend on, as JSON has it."""
+        left_out = {"run_dir", "config", *(field.name for field in dataclasses.fields(Cluster))}
+        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
+        described: dict[str, Any] = json.loads(json.dumps(values, default=str))
+        return described
 
 
 def command_line(kind: type[Flags], own: dict[str, tuple[str, ...]]) -> Flags:
@@ -77,8 +84,9 @@ def command_line(kind: type[Flags], own: dict[str, tuple[str, ...]]) -> Flags:
     if typed.config is None:
         return typed
     file = with_file(RunConfig("", config=typed.config))  # whose game and seed, if any, are not for all runs
-    names = [field.name for field in dataclasses.fields(TrainingFlags) if field.name not in (*OWN[:3], "config")]
-    return parse(kind, default=kind(**{name: getattr(file, name) for name in names}), groups=groups)
+    names = [field.name for field in dataclasses.fields(TrainingFlags) if hasattr(file, field.name)]
+    values = {name: getattr(file, name) for name in names if name not in (*OWN[:3], "config")}
+    return parse(kind, default=kind(**values), groups=groups)
 
 
 def roms_of(games: tuple[str, ...]) -> list[str]:
@@ -91,40 +99,111 @@ def roms_of(games: tuple[str, ...]) -> list[str]:
     return roms
 
 
+def words_for(name: str, value: str) -> list[str]:
+    """The command line that gives a flag this value."""
+    typed = flag(name)
+    switches = {"true": typed, "false": f"--no-{typed[2:]}"}
+    return [switches[value.lower()]] if value.lower() in switches else [typed, value]
+
+
 @contextmanager
-def held(folder: Path, name: str, described: dict[str, Any], may_change: tuple[str, ...]) -> Iterator[None]:
+def held(folder: Path, name: str, described: dict[str, Any], may_grow: str) -> Iterator[None]:
     """Hold the folder of a sweep or a search, alone, and note in it as `name` what it is for.
 
     Raises `UsageError` where another process holds it, or it is not new, not empty and was begun for something else.
     """
     try:
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if there - {"lock"} and name not in there:
+        if there - {"lock", f".{name}.tmp"} and name not in there:
             raise UsageError(f"{folder} is neither new nor empty, and holds no {name}; choose another --run-dir")
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / "lock", "a")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         before = json.loads((folder / name).read_text()) if name in there else described
-        odd = [key for key in described if key not in may_change and before.get(key) != described[key]]
-        if odd:
-            was, now = (f"{flag(odd[0])} {values.get(odd[0])}" for values in (before, described))
-            raise UsageError(f"{folder} was begun with {was}, not {now}; type that, or choose another --run-dir")
+        for key, value in described.items():
+            was = before.get(key, value)
+            if key == may_grow and value < was:
+                raise UsageError(f"{flag(key)} {value} would shorten {folder}, begun with {was}; it may grow")
+            if key not in (may_grow, *MAY_CHANGE) and value != was:
+                way_out = "type that, or choose another --run-dir"
+                raise UsageError(f"{folder} was begun with {flag(key)} {was}, not {value}; {way_out}")
         write_text(folder / name, json.dumps(described, indent=2) + "\n")
     except BlockingIOError:
         raise UsageError(f"{folder} is in use by another process; wait for it, or choose another --run-dir") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise UsageError(f"{folder} cannot be used ({error}); choose another --run-dir") from None
     with lock:
         yield
 
 
-def progress_of(run: Path) -> tuple[int, int, float | None]:
-    """Agent steps and games up to the last finished game of a run, and the mean score of the last 100."""
-    try:
-        with open(run / "games.csv", "rb") as file:
-            file.seek(max(0, os.path.getsize(run / "games.csv") - TAIL_BYTES))
-            rows = list(csv.reader(file.read().decode(errors="replace").splitlines()[1:]))
-        rows = [row for row in rows if len(row) > 3][-RECENT_GAMES:]
-        return int(rows[-1][1]), int(rows[-1][0]), float(np.mean([float(row[3]) for row in rows]))
-    except (OSError, ValueError, IndexError):
-        return 0, 0, None
+class Work(ABC):
+    """Runs on their way through training and evaluation; what follows from what is the sweep's or the search's."""
+
+    def __init__(self, folder: Path, steps: int):
+        self.folder = folder
+        self.steps = steps
+        self.rows: dict[str, Row] = {}
+        for part in ("logs", "scores"):
+            with failing_clearly(folder / part):
+                (folder / part).mkdir(exist_ok=True)
+
+    @abstractmethod
+    def begin(self, crew: Crew) -> None:
+        """Add the jobs that can be begun now."""
+
+    @abstractmethod
+    def take(self, ended: Ended, crew: Crew) -> None:
+        """Note what became of a job, and add what follows."""
+
+    def train(self, crew: Crew, config: RunConfig, run: str, key: Any = None, *, first: bool = False) -> None:
+        """Have a run trained, or gone on with."""
+        flags = ["--run-dir", str(self.folder / run), *config.words()]
+        job = Job(run, "q_agent_train.py", flags, self._log(run), self.folder / run / "checkpoint.pt", key)
+        crew.add(job, first=first)
+
+    def evaluate(self, crew: Crew, networks: Sequence[Path], scores: Path, run: str, key: Any = None) -> None:
+        """Have networks of a run scored by the paper's protocol."""
+        flags = ["--state-dict", *map(str, networks), "--csv", str(scores), "--seed", str(EVALUATION_SEED)]
+        crew.add(Job(run, "evaluate.py", flags, self._log(run), scores, key), first=True)
+
+    def _log(self, run: str) -> Path:
+        return self.folder / "logs" / f"{run}.txt"
+
+    def look(self, doing: dict[str, str]) -> None:
+        """Bring every row that is under way up to date."""
+        for run, row in self.rows.items():
+            if row.state in ("waiting", "training", "evaluating"):
+                row.state = doing.get(run, "waiting")
+                row.look(self.folder / run, self.steps)
+
+    def go_through(self, config: TrainingFlags, replay_size: int, table: str) -> None:
+        """Do all of the work, `table` showing it; KeyboardInterrupt at a signal, when all have saved."""
+        sizes = {"replay_bytes": replay_size * BYTES_PER_TRANSITION, "process_bytes": PROCESS_BYTES}
+        with (
+            Crew(config, device=config.device, **sizes) as crew,
+            StopSignal() as stop,  # within: Ray takes SIGTERM for itself when it starts
+            Board(self.rows, self.folder / table) as board,
+        ):
+            self.say_plan(crew)
+            while not stop:
+                self.begin(crew)
+                if crew.idle:
+                    return
+                for ended in crew.poll(POLL_SECONDS):
+                    self.take(ended, crew)
+                self.look(crew.doing)
+                board.show()
+            saved = "every run has saved" if crew.stop() else "some runs did not save in time and were killed"
+            self.look({})
+            board.show()
+            raise KeyboardInterrupt(f"{saved}; the same command goes on")
+
+    @abstractmethod
+    def say_plan(self, crew: Crew) -> None:
+        """Print what will be done, how much of it at a time, and what it takes."""
+
+
+def scores_in(file: Path) -> list[dict[str, str]]:
+    """The rows that evaluate.py wrote."""
+    with open(file, newline="") as table:
+        return [*csv.DictReader(table)]

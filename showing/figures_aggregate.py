@@ -4,10 +4,11 @@ import csv
 import functools
 import io
 import itertools
+import json
 import math
-import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from matplotlib.ticker import EngFormatter
 from atari import PaperScores, paper_scores, paper_table
 from machine.exits import UsageError
 from machine.tables import number_in, read_rows
-from showing.figures_tables import BLUE, GREY, ORANGE, VERMILLION, drawable, preferred, read_run
+from showing.figures_tables import BLUE, GREY, ORANGE, VERMILLION, drawable, networks_of, preferred, read_run
 
 RESAMPLES = 2_000  # of each stratified bootstrap
 COLORS = (BLUE, VERMILLION, ORANGE, "#009E73", "#CC79A7", "#56B4E9", GREY)
@@ -51,6 +52,11 @@ class Scored:
     means: dict[str, float]
     steps: np.ndarray
     curves: np.ndarray | None
+    estimates: tuple[np.ndarray, np.ndarray] = field(init=False, repr=False)
+    """`aggregates` of the scores, with their intervals."""
+
+    def __post_init__(self) -> None:
+        self.estimates = estimate(self.scores, aggregates)
 
 
 def read_sweep(folder: Path) -> tuple[list[Scored], list[str]]:
@@ -58,45 +64,57 @@ def read_sweep(folder: Path) -> tuple[list[Scored], list[str]]:
     table = folder / "scores.csv"
 
     def parse(_line: int, row: dict[str, str]) -> dict[str, Any]:
-        return row | {"mean": number_in(row, "mean"), "seed": int(row["seed"])}
+        run = Path(row["state_dict"]).parent.name
+        return row | {"mean": number_in(row, "mean"), "seed": int(row["seed"]), "run": run}
 
-    columns = ("state_dict", "game", "mean", "network", "seed", "value")
-    rows = preferred(read_rows(table, columns, parse))
-    of_model = [Path(row["state_dict"]).parent.name for row in rows if row["network"] != "best"]
-    notes = [f"scores of model.pt, without an evaluation in training: {', '.join(of_model)}"] if of_model else []
+    rows = preferred(read_rows(table, ("state_dict", "game", "mean", "network", "seed", "value"), parse))
+    if not rows:
+        raise UsageError(f"{table} has no row: no run is finished yet; sweep.py fills it")
+    notes = [f"{folder}: {networks_of(rows)}", *_missing(folder, rows)]
     scored = []
     for value in dict.fromkeys(row["value"] for row in rows):
-        name = f"{folder.name} {value}".strip()
-        setting, more = _setting(name, [row for row in rows if row["value"] == value])
+        of_value = [row for row in rows if row["value"] == value]
+        setting, more = _setting(f"{folder.name} {value}".strip(), folder, of_value)
         scored.append(setting)
         notes += more
-    if not scored:
-        raise UsageError(f"{table} has no row: no run is finished yet; sweep.py fills it")
     return scored, notes
 
 
-def _setting(name: str, rows: list[dict[str, Any]]) -> tuple[Scored, list[str]]:
-    """One setting, of the games that have every seed that any of them has."""
-    seeds = sorted({row["seed"] for row in rows})
+def _missing(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
+    """The games and seeds that a sweep was begun for and that have no score yet."""
+    try:
+        asked = json.loads((folder / "sweep.json").read_text())
+        games = [paper.game for paper in paper_table().values()] if asked["games"] == ["paper49"] else asked["games"]
+        every = [(game_of(game), seed) for game in games for seed in range(asked["seeds"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [f"{folder / 'sweep.json'} does not say which runs were asked for"]
+    there = {(game_of(row["game"]), row["seed"]) for row in rows}
+    missing = [f"{game} seed {seed}" for game, seed in every if (game, seed) not in there]
+    return [f"{folder}: without a score yet: {', '.join(missing)}"] if missing else []
+
+
+def _setting(name: str, folder: Path, rows: list[dict[str, Any]]) -> tuple[Scored, list[str]]:
+    """One setting, of as many runs as games that all have the same seeds can hold."""
     runs = {(game_of(row["game"]), row["seed"]): row for row in rows if paper_scores(row["game"])}
     there = [paper for paper in paper_table().values() if any(game == paper.game for game, _ in runs)]
-    lacking = {
-        paper.game: [seed for seed in seeds if (paper.game, seed) not in runs]
-        for paper in there
-        if not all((paper.game, seed) in runs for seed in seeds)
-    }
-    notes = [f"{name}: {game} is left out, it lacks seed {', '.join(map(str, s))}" for game, s in lacking.items()]
-    if odd := sorted({row["game"] for row in rows if paper_scores(row["game"]) is None}):
-        notes.append(f"{name}: left out, not among the paper's 49 games: {', '.join(odd)}")
-    games = [paper for paper in there if paper.game not in lacking]
-    if not games:
-        raise UsageError(f"{name}: no game of the paper has a score for each of the seeds {seeds}")
-    if missing := len(paper_table()) - len(games):
-        notes.append(f"{name}: {len(games)} games x {len(seeds)} seeds; {missing} of the paper's 49 games are missing")
+    if not there:
+        raise UsageError(f"{name}: no score of any of the paper's 49 games, by whose scores others are normalised")
+    numbers = Counter(seed for _, seed in runs)
+    common = sorted(numbers, key=lambda seed: (-numbers[seed], seed))
+    choices = [sorted(common[:most]) for most in range(1, len(common) + 1)]
+    complete = [[paper for paper in there if all((paper.game, seed) in runs for seed in seeds)] for seeds in choices]
+    best = max(range(len(choices)), key=lambda choice: len(choices[choice]) * len(complete[choice]))
+    seeds, games = choices[best], complete[best]
+    names = {paper.game for paper in games}
+    left_out = [f"{game} seed {seed}" for game, seed in runs if seed not in seeds or game not in names]
+    left_out += sorted({row["game"] for row in rows if paper_scores(row["game"]) is None})
+    notes = [f"{name}: {len(games)} of the paper's 49 games x {len(seeds)} seeds"]
+    if left_out:
+        notes.append(f"{name}: left out, without all of these seeds or not in the paper: {', '.join(left_out)}")
     raw = np.array([[runs[paper.game, seed]["mean"] for paper in games] for seed in seeds])
     scores = np.array([[paper.normalised(value) / 100 for paper, value in zip(games, row, strict=True)] for row in raw])
     means = dict(zip((paper.game for paper in games), raw.mean(axis=0).tolist(), strict=True))
-    folders = [[Path(runs[paper.game, seed]["state_dict"]).parent for paper in games] for seed in seeds]
+    folders = [[folder / runs[paper.game, seed]["run"] for paper in games] for seed in seeds]
     return Scored(name, games, scores, means, *_curves(games, folders)), notes
 
 
@@ -127,11 +145,14 @@ def estimate(scores: Any, measure: Callable[..., Any]) -> tuple[np.ndarray, np.n
     The same scores always give the same intervals.
     """
     library, _ = import_rliable()
-    same: dict[str, Any] = {"reps": RESAMPLES, "random_state": np.random.RandomState(0)}
-    with warnings.catch_warnings(category=FutureWarning, action="ignore"):  # arch's, of rliable's way to give the state
+    before = np.random.get_state()
+    np.random.seed(0)  # rliable draws from NumPy's global generator, whatever state it is given
+    try:
         points, intervals = library.get_interval_estimates(
-            {"": scores}, lambda *each: np.atleast_1d(measure(*each)), **same
+            {"": scores}, lambda *each: np.atleast_1d(measure(*each)), reps=RESAMPLES
         )
+    finally:
+        np.random.set_state(before)
     return points[""], intervals[""]
 
 
@@ -174,9 +195,9 @@ def draw_aggregate(settings: list[Scored]) -> Figure:
 
 
 def _draw_metrics(panels: Iterable[Axes], settings: list[Scored]) -> None:
-    estimates = [estimate(setting.scores, aggregates) for setting in settings]
     for number, (panel, metric) in enumerate(zip(panels, METRICS, strict=True)):
-        for place, (points, (low, high)) in enumerate(estimates):
+        for place, setting in enumerate(settings):
+            points, (low, high) = setting.estimates
             panel.barh(
                 place,
                 high[number] - low[number],
@@ -253,7 +274,7 @@ def tables(settings: list[Scored]) -> dict[str, str]:
         for row in table_rows(setting):
             writer.writerow({"setting": setting.name} | row)
             lines.append("| " + " | ".join(_cell(name, row[name]) for name in MEASURES) + " |")
-        points, (low, high) = estimate(setting.scores, aggregates)
+        points, (low, high) = setting.estimates
         values = zip(METRICS, points, low, high, strict=True)
         said = (f"{metric} {value:.2f} ({a:.2f} to {b:.2f})" for metric, value, a, b in values)
         lines += ["", f"Normalised, with 95% intervals: {', '.join(said)}.", ""]

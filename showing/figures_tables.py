@@ -286,6 +286,8 @@ def read_bars(path: Path) -> tuple[list[Bars], list[str]]:
         return row | {"name": "/".join(network.parts[-2:]), "mean": (mean, *ends)}
 
     rows = preferred(read_rows(path, columns, parse))
+    if rows and all("network" in row for row in rows):
+        print(networks_of(rows))
     if len(rows) > MOST_ROWS:
         raise UsageError(f"{path} has {len(rows):,} rows; at most {MOST_ROWS:,} can be drawn")
     left_out = [row["game"] for row in rows if paper_scores(row["game"]) is None]
@@ -307,6 +309,13 @@ def preferred(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each run in a table of sweep.py the row of its best network, else of its newest; of other tables every row."""
     best = {Path(row["state_dict"]).parent for row in rows if row.get("network") == "best"}
     return [row for row in rows if row.get("network") != "model" or Path(row["state_dict"]).parent not in best]
+
+
+def networks_of(rows: list[dict[str, Any]]) -> str:
+    """Which network of each run `preferred` took, in words."""
+    newest = [Path(row["state_dict"]).parent.name for row in rows if row["network"] == "model"]
+    best = f"best.pt of {len(rows) - len(newest)} runs"
+    return f"{best}, model.pt of {', '.join(newest)}, never evaluated in training" if newest else best
 
 
 def draw_scores(games: list[Bars]) -> Figure:

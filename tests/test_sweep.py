@@ -2,7 +2,7 @@
 
 import csv
 import fcntl
-import os
+import json
 import signal
 import subprocess
 import sys
@@ -12,20 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, refused
+from conftest import ROOT, refused, save_network
 from soak import SMALL
 
 import figures
 import search
 import sweep
-from cluster.runs import held, progress_of
+from cluster.board import Row
+from cluster.jobs import Ended, Job
+from cluster.runs import held
 from config import NOT_KEPT, RunConfig, words_of_file
 from machine.exits import UsageError
 from machine.flags import parse
-from machine.tables import GAME_COLUMNS
+from machine.tables import GAME_COLUMNS, TRAINING_COLUMNS
 from q_agent_train import Config, train
 from showing.figures_tables import read_bars
-from sweep import SweepConfig
+from sweep import Sweep, SweepConfig
 
 
 def test_a_sweep_is_every_game_with_every_seed_and_value() -> None:
@@ -116,38 +118,109 @@ def test_the_words_of_a_config_and_its_yaml_mean_that_config(tmp_path: Path) -> 
 
 def test_a_folder_belongs_to_one_sweep_and_one_process(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    with held(folder, "sweep.json", {"games": ["Pong"], "steps": 5}, ("steps",)):
-        pass
-    with held(folder, "sweep.json", {"games": ["Pong"], "steps": 9}, ("steps",)):
-        pass
-    with pytest.raises(UsageError, match=r"was begun with --games \['Pong'\], not --games \['Qbert'\]"):
-        held(folder, "sweep.json", {"games": ["Qbert"], "steps": 9}, ("steps",)).__enter__()
+
+    def hold(name: str = "sweep.json", where: Path = folder, **described: Any) -> None:
+        with held(where, name, {"games": ["Pong"], "steps": 9, "device": "cpu"} | described, may_grow="steps"):
+            assert json.loads((where / name).read_text())["steps"] == described.get("steps", 9)
+
+    folder.mkdir()
+    (folder / ".sweep.json.tmp").touch()  # killed while it began
+    hold(steps=5)
+    hold(device="cuda")
+    with pytest.raises(UsageError, match=r"--steps 5 would shorten .*, begun with 9; it may grow"):
+        hold(steps=5)
+    with pytest.raises(UsageError, match=r"was begun with --games \['Pong'\], not \['Qbert'\]"):
+        hold(games=["Qbert"])
     with pytest.raises(UsageError, match=r"is neither new nor empty, and holds no search\.json"):
-        held(folder, "search.json", {}, ()).__enter__()
+        hold("search.json")
     with open(folder / "lock") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="in use by another process"):
-            held(folder, "sweep.json", {"games": ["Pong"], "steps": 9}, ("steps",)).__enter__()
-    (folder / "sweep.json").write_text("{")
+            hold()
+    for broken in ("{", "[]"):
+        (folder / "sweep.json").write_text(broken)
+        with pytest.raises(UsageError, match="cannot be used"):
+            hold()
     with pytest.raises(UsageError, match="cannot be used"):
-        held(folder, "sweep.json", {"games": ["Pong"], "steps": 9}, ("steps",)).__enter__()
-    with pytest.raises(UsageError, match="cannot be used"):
-        held(Path("/proc/sweep"), "sweep.json", {}, ()).__enter__()
+        hold(where=Path("/proc/sweep"))
 
 
-def test_how_far_a_run_is_stands_at_the_end_of_its_table(tmp_path: Path) -> None:
-    assert progress_of(tmp_path) == (0, 0, None)
+def test_how_far_a_run_is_stands_at_the_end_of_its_tables(tmp_path: Path) -> None:
+    row = Row("pong-seed0", "pong", 0, state="training")
+    row.look(tmp_path, 30_000)
+    assert (row.agent_steps, row.games, row.mean_of_100, row.steps_per_second) == (0, 0, None, None)
     with open(tmp_path / "games.csv", "w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(GAME_COLUMNS)
         file.flush()
-        assert progress_of(tmp_path) == (0, 0, None)
+        row.look(tmp_path, 30_000)
+        assert (row.agent_steps, row.mean_of_100) == (0, None)
         for number in range(1, 2_001):
             table.writerow((number, 10 * number, 40 * number, float(number), 10, 0.5, 1.5))
             file.flush()
             if number in (1, 99, 2_000):
-                first = max(number - 99, 1)
-                assert progress_of(tmp_path) == (10 * number, number, (first + number) / 2)
+                row.look(tmp_path, 30_000)
+                assert (row.agent_steps, row.games) == (10 * number, number)
+                assert row.mean_of_100 == (max(number - 99, 1) + number) / 2
+    values = [22_000, *[""] * (len(TRAINING_COLUMNS) - 2), 40.0]  # no game has ended since 20,000
+    (tmp_path / "training.csv").write_text(",".join(TRAINING_COLUMNS) + "\n" + ",".join(map(str, values)) + "\n")
+    row.look(tmp_path, 30_000)
+    assert (row.agent_steps, row.steps_per_second, row.seconds_left) == (22_000, 40.0, 200.0)
+
+
+class Crew:
+    """Stands in for the workers: takes jobs, and says that they have ended."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def add(self, job: Job, *, first: bool = False) -> None:
+        self.jobs.insert(0 if first else len(self.jobs), job)
+
+
+def test_a_run_is_trained_then_scored_and_not_again(tmp_path: Path) -> None:
+    config = SweepConfig(games=("Pong",), seeds=2, steps=70_000)
+
+    def begun(config: SweepConfig) -> tuple[Sweep, Any]:
+        work, crew = Sweep(config, tmp_path, config.runs()), Crew()
+        work.begin(crew)  # type: ignore[arg-type]
+        return work, crew
+
+    work, crew = begun(config)
+    assert [(job.run, job.doing) for job in crew.jobs] == [("pong-seed0", "training"), ("pong-seed1", "training")]
+    assert parse(RunConfig, words=crew.jobs[1].flags) == config.runs()["pong-seed1"][0].__class__(
+        **{**vars(config.runs()["pong-seed1"][0]), "run_dir": tmp_path / "pong-seed1"}
+    )
+    run = tmp_path / "pong-seed0"
+    run.mkdir()
+    for name in ("best.pt", "model.pt"):
+        save_network(run / name, "pong", 6)
+    (run / "config.json").write_text(json.dumps({"steps": 70_000}))
+    work.take(Ended(crew.jobs.pop(0), True), crew)
+    work.take(Ended(crew.jobs.pop(1), False, "error: why"), crew)
+    assert (work.rows["pong-seed1"].state, work.rows["pong-seed1"].message) == ("failed", "error: why")
+    (job,) = crew.jobs
+    assert (job.doing, job.flags[1:3]) == ("evaluating", [str(run / "best.pt"), str(run / "model.pt")])
+    scores = "".join(f"{run / name},pong,{mean}\n" for name, mean in (("best.pt", 3), ("model.pt", 2)))
+    (tmp_path / "scores" / "pong-seed0.csv").write_text("state_dict,game,mean\n" + scores)
+    work.take(Ended(job, True), crew)
+    with open(tmp_path / "scores.csv", newline="") as file:
+        rows = [(row["network"], row["seed"], row["mean"]) for row in csv.DictReader(file)]
+    assert rows == [("best", "0", "3"), ("model", "0", "2")]
+    again, crew = begun(config)
+    assert again.rows["pong-seed0"].state == "finished"
+    assert [job.run for job in crew.jobs] == ["pong-seed1"]  # what failed is tried again
+    _, crew = begun(replace(config, steps=80_000))
+    assert [job.run for job in crew.jobs] == ["pong-seed0", "pong-seed1"]
+    assert not (tmp_path / "scores" / "pong-seed0.csv").exists()
+
+
+def lives(process: int) -> bool:
+    """Whether a process has not ended, waited for or not."""
+    try:
+        return " Z " not in Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("obeys", [True, False])
@@ -160,15 +233,17 @@ def test_a_guarded_script_ends_soon_after_its_parent(tmp_path: Path, obeys: bool
     start = "import subprocess, sys, os, time; subprocess.Popen([sys.executable, '-m', 'cluster.guarded', "
     start += f"str(os.getpid()), {str(script)!r}, {str(tmp_path / 'pid')!r}]); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", start], cwd=ROOT)
+    end = time.monotonic() + 60
     while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
+        assert time.monotonic() < end
         time.sleep(0.05)
     child = int((tmp_path / "pid").read_text())
     time.sleep(1)
-    os.kill(child, 0)  # while its parent lives, so does it
+    assert lives(child)  # while its parent does
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     began = time.monotonic()
-    while Path(f"/proc/{child}").exists() and time.monotonic() - began < 10:
+    while lives(child) and time.monotonic() - began < 10:
         time.sleep(0.1)
     assert (time.monotonic() - began < 4) == obeys
     assert time.monotonic() - began < 10
