@@ -24,7 +24,8 @@ pytestmark = pytest.mark.cluster
 SMALL = (
     *("--num-envs", "4", "--replay-size", "480", "--replay-start-size", "240", "--minibatch-size", "4"),
     *("--target-update-frequency", "300", "--epsilon-decay-steps", "1000", "--evaluate-every", "1000"),
-    *("--evaluation-games", "1", "--save-every-games", "0", "--checkpoint-minutes", "0.01", "--device", "cpu"),
+    *("--evaluation-games", "1", "--save-every-games", "0", "--checkpoint-minutes", "0.03", "--device", "cpu"),
+    *("--network", "nips2013"),  # it learns and is saved faster
 )
 
 
@@ -37,6 +38,21 @@ def cluster() -> Iterator[Any]:
     cluster.nodes = [cluster.add_node(num_cpus=1, memory=2 * 10**9) for _ in range(2)]
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture
+def start(cluster: Any, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a driver on the cluster; what is left of it at the end is killed."""
+    drivers: list[subprocess.Popen[str]] = []
+
+    def start_driver(script: str, *flags: str) -> subprocess.Popen[str]:
+        drivers.append(start_script(script, *flags, "--address", cluster.address, cwd=tmp_path))
+        return drivers[-1]
+
+    yield start_driver
+    for driver in drivers:
+        driver.kill()
+        driver.communicate()
 
 
 def wait_for(what: Callable[[], Any], seconds: float) -> Any:
@@ -78,10 +94,12 @@ def scored_in(folder: Path) -> list[tuple[str, str]]:
         return [(Path(row["state_dict"]).parent.name, row["network"]) for row in csv.DictReader(file)]
 
 
-def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver_bit_for_bit(cluster: Any, tmp_path: Path) -> None:
+def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver_bit_for_bit(
+    cluster: Any, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
     folder, games = tmp_path / "sweep", ["RoadRunner", "Breakout"]
-    flags = ["--games", *games, "--seeds", "2", "--run-dir", str(folder), "--steps", "6000", *SMALL]
-    driver = start_script("sweep.py", *flags, "--address", cluster.address, cwd=tmp_path)
+    flags = ["--games", *games, "--seeds", "2", "--run-dir", str(folder), "--steps", "5000", *SMALL]
+    driver = start("sweep.py", *flags)
 
     def two() -> dict[str, int]:
         runs = training_in(folder)
@@ -109,7 +127,7 @@ def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver_bit_for_bit(clust
     assert scored_in(folder) == [(run, network) for run in runs for network in ("best", "model")]
     for run in runs:
         game, seed = run.split("-seed")
-        alone = ("--game", game, "--seed", seed, "--run-dir", str(tmp_path / run), "--steps", "6000", *SMALL)
+        alone = ("--game", game, "--seed", seed, "--run-dir", str(tmp_path / run), "--steps", "5000", *SMALL)
         assert run_script("q_agent_train.py", *alone, "--games", "1000000", cwd=tmp_path).returncode == 0
         for path in (tmp_path / run, folder / run):
             (path / "memory.sha256").write_text("not compared")
@@ -161,11 +179,13 @@ def test_a_full_disk_stops_one_run_alone(cluster: Any, tmp_path: Path) -> None:
     assert {run for run, _ in scored_in(folder)} == {"road_runner-seed1"}
 
 
-def test_a_search_goes_on_after_it_was_killed_and_ends_with_a_config(cluster: Any, tmp_path: Path) -> None:
+def test_a_search_goes_on_after_it_was_killed_and_ends_with_a_config(
+    cluster: Any, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
     folder = tmp_path / "search"
     over = ["--over", "learning-rate=0.0001..0.01", "optimizer=rmsprop,adam", "update-frequency=2..8"]
     flags = ["--games", "RoadRunner", *over, "--trials", "3", "--run-dir", str(folder), "--steps", "3000", *SMALL]
-    driver = start_script("search.py", *flags, "--address", cluster.address, cwd=tmp_path)
+    driver = start("search.py", *flags)
 
     def in_a_later_fifth() -> bool:
         runs = training_in(folder)
