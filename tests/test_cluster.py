@@ -24,7 +24,7 @@ pytestmark = pytest.mark.cluster
 SMALL = (
     *("--num-envs", "4", "--replay-size", "480", "--replay-start-size", "240", "--minibatch-size", "4"),
     *("--target-update-frequency", "300", "--epsilon-decay-steps", "1000", "--evaluate-every", "1000"),
-    *("--evaluation-games", "1", "--save-every-games", "0", "--checkpoint-minutes", "0.03", "--device", "cpu"),
+    *("--evaluation-games", "1", "--save-every-games", "0", "--checkpoint-minutes", "0.02", "--device", "cpu"),
     *("--network", "nips2013"),  # it learns and is saved faster
 )
 
@@ -98,7 +98,7 @@ def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver_bit_for_bit(
     cluster: Any, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     folder, games = tmp_path / "sweep", ["RoadRunner", "Breakout"]
-    flags = ["--games", *games, "--seeds", "2", "--run-dir", str(folder), "--steps", "5000", *SMALL]
+    flags = ["--games", *games, "--seeds", "2", "--run-dir", str(folder), "--steps", "3000", *SMALL]
     driver = start("sweep.py", *flags)
 
     def two() -> dict[str, int]:
@@ -127,7 +127,7 @@ def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver_bit_for_bit(
     assert scored_in(folder) == [(run, network) for run in runs for network in ("best", "model")]
     for run in runs:
         game, seed = run.split("-seed")
-        alone = ("--game", game, "--seed", seed, "--run-dir", str(tmp_path / run), "--steps", "5000", *SMALL)
+        alone = ("--game", game, "--seed", seed, "--run-dir", str(tmp_path / run), "--steps", "3000", *SMALL)
         assert run_script("q_agent_train.py", *alone, "--games", "1000000", cwd=tmp_path).returncode == 0
         for path in (tmp_path / run, folder / run):
             (path / "memory.sha256").write_text("not compared")
@@ -184,12 +184,14 @@ def test_a_search_goes_on_after_it_was_killed_and_ends_with_a_config(
 ) -> None:
     folder = tmp_path / "search"
     over = ["--over", "learning-rate=0.0001..0.01", "optimizer=rmsprop,adam", "update-frequency=2..8"]
-    flags = ["--games", "RoadRunner", *over, "--trials", "3", "--run-dir", str(folder), "--steps", "3000", *SMALL]
+    late = {"480": "1600", "240": "1500"}  # the first two fifths lie in the warm-up
+    small = [late.get(word, word) for word in SMALL]
+    flags = ["--games", "RoadRunner", *over, "--trials", "2", "--run-dir", str(folder), "--steps", "3000", *small]
     driver = start("search.py", *flags)
 
     def in_a_later_fifth() -> bool:
         runs = training_in(folder)
-        return any(int((last_rows(folder / run / "games.csv") or [["0", "0"]])[-1][1]) > 700 for run in runs)
+        return any(int((last_rows(folder / run / "games.csv") or [["0", "0"]])[-1][1]) > 1_900 for run in runs)
 
     wait_for(in_a_later_fifth, 180)
     driver.send_signal(signal.SIGKILL)
@@ -199,14 +201,15 @@ def test_a_search_goes_on_after_it_was_killed_and_ends_with_a_config(
     assert result.returncode == 0, result.stdout + result.stderr
     with open(folder / "trials.csv", newline="") as file:
         trials = list(csv.DictReader(file))
-    assert [trial["trial"] for trial in trials] == ["0", "1", "2"]
+    assert [trial["trial"] for trial in trials] == ["0", "1"]
+    assert not any(trial["fifth_2"] for trial in trials)
     assert {trial["state"] for trial in trials} <= {"complete", "pruned"}
     assert all(trial["fifth_5"] for trial in trials if trial["state"] == "complete")
     assert all(1e-4 <= float(trial["learning-rate"]) <= 1e-2 for trial in trials)
     best = max((t for t in trials if t["state"] == "complete"), key=lambda trial: float(trial["fifth_5"]))
     lines = (folder / "best.yaml").read_text().splitlines()
     assert f"learning-rate: {best['learning-rate']}" in lines
-    runs = [f"trial{number:03}-road_runner" for number in range(3)]
+    runs = [f"trial{number:03}-road_runner" for number in range(2)]
     assert all((folder / "logs" / f"{run}.txt").read_text().count("Training on ") == 1 for run in runs)
     # Where it was not killed, a trial goes on from the end of a fifth.
     assert any(step % 600 for run in runs for step in went_on_from(folder, run))
