@@ -1,5 +1,6 @@
 """What happens at which agent step: exploration, updates, target copies and games, against the Lua clock."""
 
+import copy
 import math
 from collections.abc import Callable
 from functools import partial
@@ -135,7 +136,7 @@ def test_heads_are_drawn_anew_and_updates_made_as_often_as_asked(num_envs: int, 
         step(training)
         assert len(seeds) - known == (training.agent_steps // 45 > before // 45)
         if len(seeds) > known:
-            fresh = set_up(parameters, CPU).agent.online_network
+            fresh = copy.deepcopy(training.agent.online_network)
             fresh.redraw_head(seeds[-1])
             for own, drawn in zip(training.agent.online_network.head(), fresh.head(), strict=True):
                 assert torch.equal(own, drawn)
