@@ -3,6 +3,7 @@
 import csv
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Rules:
 
 
 PAPER_RULES = Rules()
+PAPER49 = "paper49"  # stands for all games of the paper
 
 
 @dataclass
@@ -117,6 +119,11 @@ def paper_table() -> dict[str, PaperScores]:
     """The scores of the paper's 49 games, by `game_key`, in the order of its table."""
     nature, nips2013 = _scores_in(DATA / "nature_scores.csv"), _scores_in(DATA / "nips2013_scores.csv")
     return {game_key(game): PaperScores(game, *row, *nips2013.get(game, [])) for game, row in nature.items()}
+
+
+def games_named(names: Sequence[str]) -> list[str]:
+    """The games that these names mean: `PAPER49` alone all that the paper has, others themselves."""
+    return [paper.game for paper in paper_table().values()] if [*names] == [PAPER49] else [*names]
 
 
 def paper_scores(game: str) -> PaperScores | None:

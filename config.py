@@ -281,29 +281,28 @@ class RunConfig(Hyperparameters):
         path = self.initial_state_dict
         return kept | {"actions": [*self.actions], "initial_state_dict": None if path is None else str(path)}
 
+    def _changed(self) -> dict[str, Any]:
+        """The flags that are not as by default; those that are no part of config.json are left out."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value != usual[name] and name not in NOT_KEPT}
+
     def words(self) -> list[str]:
         """The command line, but for --run-dir, that means this config."""
-        words = []
-        for field in dataclasses.fields(self):
-            name, value = flag(field.name), getattr(self, field.name)
-            if field.name in NOT_KEPT or value == field.default:
-                continue
-            if isinstance(value, bool):
-                words.append(name if value else f"--no-{name[2:]}")
-            else:
-                words += [name, *map(str, value if isinstance(value, tuple) else (value,))]
+        words: list[str] = []
+        for name, value in self._changed().items():
+            words += [flag(name), *value] if isinstance(value, tuple) else words_for(name, str(value))
         return words
 
     def yaml_lines(self) -> list[str]:
         """What is learned, but for game and seed, as lines of a file for --config; what is default is left out."""
-        mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(Hyperparameters)}
-        usual = {field.name: field.default for field in dataclasses.fields(Hyperparameters)}
-        kept = {name: value for name, value in mine.items() if value != usual[name] and name not in ("game", "seed")}
-        texts = {
-            name: f"[{', '.join(v)}]" if isinstance(v, tuple) else str(v).lower() if isinstance(v, bool) else v
-            for name, v in kept.items()
-        }
-        return [f"{flag(name)[2:]}: {text}" for name, text in texts.items()]
+        learned = {field.name for field in dataclasses.fields(Hyperparameters)} - {"game", "seed"}
+        lines = []
+        for name, value in self._changed().items():
+            text = f"[{', '.join(value)}]" if isinstance(value, tuple) else str(value)
+            if name in learned:
+                lines.append(f"{flag(name)[2:]}: {text.lower() if isinstance(value, bool) else text}")
+        return lines
 
     def check_continues(self, saved: Self) -> None:
         """Raise `UsageError` where this asks a run for something else than the `saved` one it was begun with."""
@@ -339,11 +338,16 @@ def words_of_file(name: str) -> list[str]:
             raise UsageError(f"--config {path}: {name} is no flag that a file can hold; type it")
         if isinstance(value, yaml.SequenceNode):
             words += [f"--{name}", *(str(each.value) for each in value.value)]
-        elif str(value.value).lower() in ("true", "false"):
-            words.append(f"--{name}" if str(value.value).lower() == "true" else f"--no-{name}")
         elif value.value not in ("", "null"):  # what is left open
-            words += [f"--{name}", str(value.value)]
+            words += words_for(name, str(value.value))
     return words
+
+
+def words_for(name: str, value: str) -> list[str]:
+    """The command line that gives a flag this value."""
+    typed = flag(name)
+    switches = {"true": typed, "false": f"--no-{typed[2:]}"}
+    return [switches[value.lower()]] if value.lower() in switches else [typed, value]
 
 
 def with_file(config: AnyConfig) -> AnyConfig:

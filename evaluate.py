@@ -12,7 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from atari import FRAMES_PER_MINUTE, MAX_EMULATOR_SEED, PAPER_RULES, FinishedGame, Rules, paper_scores
-from machine.files import Kind, check_output, failing_clearly, write_csv, writing_output
+from machine.files import Kind, check_output, write_csv, writing_output
 from machine.flags import Bounds, Probability, check_bounds, parse
 from model import QNetwork, load_network
 from showing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, RandomPlayer, check_actions, play_protocol
@@ -181,8 +181,7 @@ def main() -> None:
     config.check()
     rows = [evaluate(entrant, config) for entrant in entrants(config)]
     if config.csv:
-        with failing_clearly(config.csv):
-            write_csv(config.csv, COLUMNS, rows)
+        write_csv(config.csv, COLUMNS, rows)
     if config.json:
         write_json(config.json, rows, config)
     print(table(rows))

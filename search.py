@@ -12,15 +12,15 @@ import numpy as np
 from atari import paper_scores
 from cluster.board import Row
 from cluster.jobs import Crew, Ended, import_ray
-from cluster.runs import MACHINES, VARIED, TrainingFlags, Work, command_line, held, roms_of, scores_in, words_for
-from config import RunConfig, with_words
+from cluster.runs import MACHINES, VARIED, TrainingFlags, Work, command_line, held, roms_of, scores_in
+from config import RunConfig, with_words, words_for
 from machine.files import failing_clearly, replacing, write_csv, write_text
 from machine.flags import Count, flag
 
 STAGES = 5  # a trial is scored at each fifth of its agent steps, and may be given up there
 LOGARITHMIC_FROM = 30  # a range that spans such a factor is searched by its logarithm
 SYNTAX = "--over wants a range or choices for each flag: learning-rate=0.00003..0.001 optimizer=rmsprop,adam"
-OWN = {
+OWN_FLAGS = {
     "search": ("games", "over", "trials", "seed", "run_dir", "config", "initial_state_dict", "steps"),
     "machines": MACHINES,
 }
@@ -100,10 +100,8 @@ class SearchConfig(TrainingFlags):
 
     def with_values(self, rom: str, values: dict[str, Any]) -> RunConfig:
         """The config of a trial's run."""
-        config = self.run(rom, self.seed)
-        for name, value in values.items():
-            config = with_words(config, words_for(name, str(value)), "--over")
-        return config
+        words = [word for name, value in values.items() for word in words_for(name, str(value))]
+        return with_words(self.run(rom, self.seed), words, "--over")
 
 
 def normalised(rom: str, mean: float) -> float:
@@ -153,8 +151,8 @@ class Search(Work):
             if _state(frozen) == "running":
                 # Optuna makes the object that reports from the trial's id alone.
                 trial = import_optuna().trial.Trial(self.study, frozen._trial_id)
-                if frozen.intermediate_values:
-                    self._go_from(trial, max(frozen.intermediate_values), crew)
+                if reported := frozen.intermediate_values:
+                    self._go_from(trial, max(reported), reported[max(reported)], crew)
                 else:
                     self._train(trial, 0, crew)
 
@@ -189,15 +187,15 @@ class Search(Work):
             self._scores[number][rom] = normalised(rom, mean)
             row.message = f"{mean:.1f} after fifth {stage}"
             if len(self._scores[number]) == len(self.roms):
-                trial.report(float(np.mean([*self._scores[number].values()])), stage)
-                self._go_from(trial, stage, crew)
+                value = float(np.mean([*self._scores[number].values()]))
+                trial.report(value, stage)
+                self._go_from(trial, stage, value, crew)
 
-    def _go_from(self, trial: Any, stage: int, crew: Crew) -> None:
-        """What follows a reported fifth: the end, pruning, or training to the next."""
+    def _go_from(self, trial: Any, stage: int, value: float, crew: Crew) -> None:
+        """What follows a fifth whose value is reported: the end, pruning, or training to the next."""
         self._trials[trial.number] = trial
         if stage == STAGES:
-            (frozen,) = (each for each in self.trials() if each.number == trial.number)
-            self._tell(trial, "COMPLETE", value=frozen.intermediate_values[STAGES])
+            self._tell(trial, "COMPLETE", value=value)
         elif trial.should_prune():
             self._tell(trial, "PRUNED")
         else:
@@ -206,9 +204,8 @@ class Search(Work):
     def _tell(self, trial: Any, state: str, *, value: float | None = None, message: str = "") -> None:
         if message:
             trial.set_user_attr("why", message)
-        self.study.tell(trial, value, import_optuna().trial.TrialState[state])
+        frozen = self.study.tell(trial, value, import_optuna().trial.TrialState[state])
         del self._trials[trial.number]
-        (frozen,) = (each for each in self.trials() if each.number == trial.number)
         for rom in self.roms:
             row = self._row(trial, rom)
             row.state, row.message = _state(frozen), message or row.message
@@ -297,7 +294,7 @@ def _short(value: Any) -> str:
 
 
 def main() -> None:
-    search(command_line(SearchConfig, OWN))
+    search(command_line(SearchConfig, OWN_FLAGS))
 
 
 if __name__ == "__main__":

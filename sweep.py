@@ -1,24 +1,24 @@
 """Train games x seeds, on this machine or on a Ray cluster, and score every network: python sweep.py --help"""
 
 from machine.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
+import itertools
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from atari import paper_table
+from atari import games_named
 from cluster.board import Row
 from cluster.jobs import Crew, Ended, import_ray
-from cluster.runs import MACHINES, VARIED, TrainingFlags, Work, command_line, held, roms_of, scores_in, words_for
-from config import RunConfig, with_words
-from machine.files import failing_clearly, write_csv
-from machine.flags import Bounds
+from cluster.runs import MACHINES, VARIED, TrainingFlags, Work, command_line, held, roms_of, scores_in
+from config import RunConfig, with_words, words_for
+from machine.files import write_csv
+from machine.flags import Bounds, flag
 
-PAPER49 = "paper49"
 # For the estimate of what a run writes: networks and optimizer, networks alone, agent steps of a long game.
 CHECKPOINT_BYTES, NETWORK_BYTES, GAME_STEPS = 30_000_000, 7_000_000, 1_000
-OWN = {
+OWN_FLAGS = {
     "sweep": ("games", "seeds", "vary", "run_dir", "config", "initial_state_dict", "steps"),
     "machines": MACHINES,
 }
@@ -41,28 +41,26 @@ class SweepConfig(TrainingFlags):
 
     def runs(self) -> dict[str, tuple[RunConfig, str]]:
         """The config and the varied value of each run, by its name; raises `UsageError` for one that cannot be."""
-        games = tuple(paper.game for paper in paper_table().values()) if self.games == (PAPER49,) else self.games
-        runs = {}
-        for rom in roms_of(games):
-            for value, words in self._varied().items():
-                for seed in range(self.seeds):
-                    config = with_words(self.run(rom, seed), words, "--vary")
-                    config.check()
-                    config.check_new()
-                    varied = f"-{words[0].removeprefix('--').removeprefix('no-')}-{value}" if words else ""
-                    runs[f"{rom}-seed{seed}{varied}"] = config, value
+        roms, runs = roms_of(games_named(self.games)), {}
+        for rom, (value, common), seed in itertools.product(roms, self._varied().items(), range(self.seeds)):
+            config = replace(common, game=rom, seed=seed)
+            config.check()
+            config.check_new()
+            varied = f"-{flag(self.vary[0].lstrip('-'))[2:]}-{value}" if self.vary else ""
+            runs[f"{rom}-seed{seed}{varied}"] = config, value
         return runs
 
-    def _varied(self) -> dict[str, list[str]]:
-        """The command line for each value of --vary; one empty one without it."""
+    def _varied(self) -> dict[str, RunConfig]:
+        """What the runs with each value of --vary have in common; one, of no value, without it."""
+        common = self.run("", 0)
         if not self.vary:
-            return {"": []}
+            return {"": common}
         name, *values = self.vary[0].lstrip("-").replace("-", "_"), *self.vary[1:]
         if len({*values}) < max(2, len(values)):
             raise UsageError("--vary needs a flag and two or more values: --vary learning-rate 0.0001 0.00025")
         if name in vars(self) and name not in VARIED:
             raise UsageError(f"--vary {self.vary[0]}: runs of one sweep all have the same; vary what is learned with")
-        return {value: words_for(name, value) for value in values}
+        return {value: with_words(common, words_for(name, value), "--vary") for value in values}
 
 
 class Sweep(Work):
@@ -119,8 +117,7 @@ class Sweep(Work):
                 of_run = scores_in(self._scores(row.run))
                 rows += [scored | {"network": Path(scored["state_dict"]).stem} | more for scored in of_run]
         if rows:
-            with failing_clearly(self.folder / "scores.csv"):
-                write_csv(self.folder / "scores.csv", [*rows[0]], rows)
+            write_csv(self.folder / "scores.csv", [*rows[0]], rows)
 
     def say_plan(self, crew: Crew) -> None:
         waiting, config = len(self._to_begin), self._config
@@ -156,7 +153,7 @@ def sweep(config: SweepConfig) -> Path:
 
 
 def main() -> None:
-    sweep(command_line(SweepConfig, OWN))
+    sweep(command_line(SweepConfig, OWN_FLAGS))
 
 
 if __name__ == "__main__":

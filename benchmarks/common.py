@@ -100,13 +100,12 @@ def alone(measure: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def in_turn(
-    programs: Mapping[str, tuple[Callable[..., float], tuple[Any, ...]]], config: BenchmarkConfig
+    programs: Mapping[str, Callable[[BenchmarkConfig], float]], config: BenchmarkConfig
 ) -> dict[str, list[float]]:
-    """What each program (a function of the config and more) measures, round by round, every one alone in each."""
+    """What each program measures, round by round, every one alone in each."""
     measured: dict[str, list[float]] = {name: [] for name in programs}
     for name in tqdm([*programs] * config.rounds, desc="measuring", leave=False):
-        measure, more = programs[name]
-        measured[name].append(alone(measure, config, *more))
+        measured[name].append(alone(programs[name], config))
     return measured
 
 

@@ -62,7 +62,7 @@ def compare(config: BenchmarkConfig) -> dict[str, Any]:
     if importlib.util.find_spec("stable_baselines3") is None:
         print("stable_baselines3 is not installed and left out: pip install -r requirements-benchmark.txt")
         del programs["stable_baselines3"]
-    rates = in_turn({name: (measure, ()) for name, measure in programs.items()}, config)
+    rates = in_turn(programs, config)
     result: dict[str, Any] = {}
     print(f"{'agent steps per second':24} {'median':>8} {'minimum':>8} {'maximum':>8}")
     for name, values in rates.items():

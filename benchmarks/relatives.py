@@ -1,6 +1,7 @@
 """What each relative of the network costs: agent steps per second of training with one flag after the other."""
 
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from benchmarks.common import BenchmarkConfig, in_turn, spread
@@ -31,7 +32,7 @@ def relatives(config: BenchmarkConfig) -> dict[str, Any]:
         config_of_file = vars(with_file(Config(config=name)))
         learned = {field.name for field in fields(Hyperparameters)}.difference(OWN_SIZES)
         options[f"--config {name}"] = {key: config_of_file[key] for key in learned}
-    rates = in_turn({name: (measure_ours, (changes,)) for name, changes in options.items()}, config)
+    rates = in_turn({name: partial(measure_ours, changes=changes) for name, changes in options.items()}, config)
     print(f"{'agent steps per second':24} {'median':>8} {'minimum':>8} {'maximum':>8} {'ratio':>6}")
     result = {name: spread(values) for name, values in rates.items()}
     for name, row in result.items():

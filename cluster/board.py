@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from machine.files import failing_clearly, write_csv
+from machine.files import write_csv
 
 LINE_EVERY_SECONDS = 60.0  # where there is no terminal
 TAIL_BYTES = 16_384  # of a table hold its last 100 rows
@@ -95,8 +95,7 @@ class Board:
 
     def show(self) -> None:
         """Write the file and refresh the table; raises `RunError`."""
-        with failing_clearly(self._file):
-            write_csv(self._file, COLUMNS, [vars(row) for row in self._rows.values()])
+        write_csv(self._file, COLUMNS, [vars(row) for row in self._rows.values()])
         if self._live:
             self._live.update(self._table(), refresh=True)
             return

@@ -1,6 +1,7 @@
 """Jobs on a Ray cluster: each a script of the project in a process of its own, as many at a time as there is room."""
 
 import os
+import signal
 import socket
 import time
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PAUSES_SECONDS = (10.0, 30.0)  # before the second and the third try: what is left of the one before may be saving
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing is sent through it; Ray's own choice is a third of the memory
 CONNECT_SECONDS = 5.0
-KILLED = (128 + 9, 128 + 15)  # statuses beside the negative ones
+KILLED = (128 + signal.SIGKILL, 128 + signal.SIGTERM)  # statuses beside the negative ones
 DOING = {"q_agent_train.py": "training", "evaluate.py": "evaluating"}
 
 

@@ -1,8 +1,6 @@
 """What sweeps and searches share: the flags of training, the folder that one driver holds, the work in it."""
 
-import csv
 import dataclasses
-import fcntl
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -11,21 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from cluster.board import Board, Row
+from cluster.board import GOING_ON, Board, Row
 from cluster.jobs import Cluster, Crew, Ended, Job
 from config import FLAGS, Hyperparameters, RunConfig, with_file
 from machine.exits import StopSignal, UsageError
-from machine.files import failing_clearly, write_text
+from machine.files import failing_clearly, lock_folder, write_text
 from machine.flags import MOST, Bounds, Count, Positive, check_bounds, flag, parse
+from machine.tables import read_rows
 from replay_memory import BYTES_PER_TRANSITION
 from wrappers import rom_name
 
 PROCESS_BYTES = 700_000_000  # of a training, beside its replay memory
 POLL_SECONDS = 2.0
 EVALUATION_SEED = 2015  # of all networks: games that no run was trained or chosen on
-OWN = ("game", "seed", "run_dir", "initial_state_dict")  # of each run
+OF_ONE_RUN = ("game", "seed", "run_dir", "initial_state_dict")
 # What sweeps and searches may give other values: all that is learned with, but for what names or moves a run.
-VARIED = {field.name for field in dataclasses.fields(Hyperparameters)} - {*OWN, "deterministic"}
+VARIED = {field.name for field in dataclasses.fields(Hyperparameters)} - {*OF_ONE_RUN, "deterministic"}
 MACHINES = ("address", "cpus_per_run", "gpus_per_run", "device", "deterministic")
 MAY_CHANGE = ("device", "save_every_games", "checkpoint_minutes")  # between two starts, as in a run
 
@@ -53,7 +52,7 @@ class TrainingFlags(Cluster, Hyperparameters):
     def run(self, game: str, seed: int) -> RunConfig:
         """The config of one run; it ends at its agent steps, whatever number of games they are."""
         names = [field.name for field in dataclasses.fields(RunConfig) if hasattr(self, field.name)]
-        values = {name: getattr(self, name) for name in names if name not in (*OWN, "config", "games")}
+        values = {name: getattr(self, name) for name in names if name not in (*OF_ONE_RUN, "config", "games")}
         start = self.initial_state_dict and self.initial_state_dict.resolve()
         return RunConfig(**values, game=game, seed=seed, games=MOST, initial_state_dict=start)
 
@@ -85,11 +84,11 @@ def command_line(kind: type[Flags], own: dict[str, tuple[str, ...]]) -> Flags:
         return typed
     file = with_file(RunConfig("", config=typed.config))  # whose game and seed, if any, are not for all runs
     names = [field.name for field in dataclasses.fields(TrainingFlags) if hasattr(file, field.name)]
-    values = {name: getattr(file, name) for name in names if name not in (*OWN[:3], "config")}
+    values = {name: getattr(file, name) for name in names if name not in ("game", "seed", "run_dir", "config")}
     return parse(kind, default=kind(**values), groups=groups)
 
 
-def roms_of(games: tuple[str, ...]) -> list[str]:
+def roms_of(games: Sequence[str]) -> list[str]:
     """The ROMs that games' names mean, each once; raises `UsageError`."""
     roms = [rom_name(game) for game in games]
     if not roms:
@@ -97,13 +96,6 @@ def roms_of(games: tuple[str, ...]) -> list[str]:
     if twice := [game for game, rom in zip(games, roms, strict=True) if roms.count(rom) > 1]:
         raise UsageError(f"--games: {twice[0]} comes twice; leave one of them out")
     return roms
-
-
-def words_for(name: str, value: str) -> list[str]:
-    """The command line that gives a flag this value."""
-    typed = flag(name)
-    switches = {"true": typed, "false": f"--no-{typed[2:]}"}
-    return [switches[value.lower()]] if value.lower() in switches else [typed, value]
 
 
 @contextmanager
@@ -116,9 +108,7 @@ def held(folder: Path, name: str, described: dict[str, Any], may_grow: str) -> I
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         if there - {"lock", f".{name}.tmp"} and name not in there:
             raise UsageError(f"{folder} is neither new nor empty, and holds no {name}; choose another --run-dir")
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "lock", "a")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = lock_folder(folder)
         before = json.loads((folder / name).read_text()) if name in there else described
         for key, value in described.items():
             was = before.get(key, value)
@@ -128,8 +118,6 @@ def held(folder: Path, name: str, described: dict[str, Any], may_grow: str) -> I
                 way_out = "type that, or choose another --run-dir"
                 raise UsageError(f"{folder} was begun with {flag(key)} {was}, not {value}; {way_out}")
         write_text(folder / name, json.dumps(described, indent=2) + "\n")
-    except BlockingIOError:
-        raise UsageError(f"{folder} is in use by another process; wait for it, or choose another --run-dir") from None
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(f"{folder} cannot be used ({error}); choose another --run-dir") from None
     with lock:
@@ -172,7 +160,7 @@ class Work(ABC):
     def look(self, doing: dict[str, str]) -> None:
         """Bring every row that is under way up to date."""
         for run, row in self.rows.items():
-            if row.state in ("waiting", "training", "evaluating"):
+            if row.state in ("waiting", *GOING_ON):
                 row.state = doing.get(run, "waiting")
                 row.look(self.folder / run, self.steps)
 
@@ -204,6 +192,5 @@ class Work(ABC):
 
 
 def scores_in(file: Path) -> list[dict[str, str]]:
-    """The rows that evaluate.py wrote."""
-    with open(file, newline="") as table:
-        return [*csv.DictReader(table)]
+    """The rows that evaluate.py wrote; raises `UsageError`."""
+    return read_rows(file, ("state_dict", "mean"), lambda _line, row: row)

@@ -1,6 +1,7 @@
 """Files written whole or not at all, and in place of nothing but their own kind."""
 
 import csv
+import fcntl
 import os
 import re
 import shutil
@@ -8,7 +9,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from machine.exits import RunError, UsageError
 
@@ -132,6 +133,21 @@ def writing_output(path: Path) -> Iterator[Path]:
         yield temporary
 
 
+def lock_folder(path: Path) -> TextIO:
+    """Make a folder where none is, and hold it, alone, until the file that is returned is closed.
+
+    Raises `OSError`, and `UsageError` where another process holds it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock = open(path / "lock", "a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UsageError(f"{path} is in use by another process; wait for it, or choose another --run-dir") from None
+    return lock
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` whole or not at all; raises `OSError`."""
     with replacing(path) as temporary:
@@ -139,8 +155,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a table whole or not at all, the `columns` of each row; raises `OSError`."""
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    """Write a table whole or not at all, the `columns` of each row; raises `RunError`."""
+    with writing_output(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

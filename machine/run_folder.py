@@ -1,7 +1,6 @@
 """The folder of a run: who may write in it, what grows there, and how that is cut back to a checkpoint."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from atari import game_key
 from machine.checkpoint import CheckpointFile
 from machine.exits import UsageError
-from machine.files import write_text
+from machine.files import lock_folder, write_text
 from machine.tables import COLUMNS, OLDEST, append_row
 
 WRITTEN = ("config.json", "model.pt", "best.pt", "checkpoint.pt", "checkpoint.previous.pt", "lock", *COLUMNS)
@@ -38,15 +37,9 @@ class RunFolder:
         """Create and lock the folder; raises `UsageError` when it cannot be written or another process holds it."""
         self.path = path
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / "lock", "a")
+            self._lock = lock_folder(path)
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}; choose another --run-dir") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise UsageError(f"{path} is in use by another process; wait for it, or choose another --run-dir") from None
         self.checkpoints = CheckpointFile(path)
         self._tables: dict[str, TextIO] = {}
         # TensorBoard writes in a thread of its own, which would print a traceback when the disk is full; the same error

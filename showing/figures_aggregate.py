@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from atari import PaperScores, paper_scores, paper_table
+from atari import PaperScores, games_named, paper_scores, paper_table
 from machine.exits import UsageError
 from machine.tables import number_in, read_rows
 from showing.figures_tables import BLUE, GREY, ORANGE, VERMILLION, drawable, networks_of, preferred, read_run
@@ -84,8 +84,7 @@ def _missing(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
     """The games and seeds that a sweep was begun for and that have no score yet."""
     try:
         asked = json.loads((folder / "sweep.json").read_text())
-        games = [paper.game for paper in paper_table().values()] if asked["games"] == ["paper49"] else asked["games"]
-        every = [(game_of(game), seed) for game in games for seed in range(asked["seeds"])]
+        every = [(game_of(game), seed) for game in games_named(asked["games"]) for seed in range(asked["seeds"])]
     except (OSError, ValueError, KeyError, TypeError):
         return [f"{folder / 'sweep.json'} does not say which runs were asked for"]
     there = {(game_of(row["game"]), row["seed"]) for row in rows}
@@ -166,12 +165,10 @@ def aggregates(scores: np.ndarray) -> np.ndarray:
 def improvement(one: Scored, other: Scored) -> tuple[float, float, float]:
     """The probability that a run of `one` scores above a run of `other`, over the games of both, and its interval."""
     _, metrics = import_rliable()
-    games = [paper.game for paper in one.games if paper in other.games]
-    if not games:
+    common = [paper for paper in one.games if paper in other.games]
+    if not common:
         raise UsageError(f"{one.name} and {other.name} have no game in common to be compared on")
-    both = [
-        setting.scores[:, [[p.game for p in setting.games].index(game) for game in games]] for setting in (one, other)
-    ]
+    both = [setting.scores[:, [*map(setting.games.index, common)]] for setting in (one, other)]
     point, interval = estimate(both, metrics.probability_of_improvement)
     return float(point[0]), float(interval[0, 0]), float(interval[1, 0])
 
@@ -179,8 +176,9 @@ def improvement(one: Scored, other: Scored) -> tuple[float, float, float]:
 def draw_aggregate(settings: list[Scored]) -> Figure:
     """Aggregate scores, performance profiles, sample efficiency and, of several settings, probabilities."""
     several = len(settings) > 1
-    figure = Figure(figsize=(13, 4 + 3.8 * (2 if several else 1)), layout="constrained")
-    rows: Any = figure.subfigures(3 if several else 2, 1, height_ratios=[1.2, 1.6, 0.9][: 3 if several else 2])
+    heights = [1.2, 1.6, *([0.9] * several)]
+    figure = Figure(figsize=(13, 0.2 + 3.8 * len(heights)), layout="constrained")
+    rows: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     games = sorted({len(setting.games) for setting in settings})
     seeds = sorted({len(setting.scores) for setting in settings})
     counts = [" to ".join(map(str, sorted({each[0], each[-1]}))) for each in (games, seeds)]
@@ -198,20 +196,22 @@ def _draw_metrics(panels: Iterable[Axes], settings: list[Scored]) -> None:
     for number, (panel, metric) in enumerate(zip(panels, METRICS, strict=True)):
         for place, setting in enumerate(settings):
             points, (low, high) = setting.estimates
-            panel.barh(
-                place,
-                high[number] - low[number],
-                left=low[number],
-                height=0.6,
-                color=COLORS[place % len(COLORS)],
-                alpha=0.5,
-            )
-            panel.plot([points[number]] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
+            _draw_interval(panel, place, points[number], low[number], high[number], COLORS[place % len(COLORS)])
         panel.use_sticky_edges = False
         panel.set_title(metric, fontsize=12)
-        panel.set_yticks(range(len(settings)), [drawable(setting.name) for setting in settings])
-        panel.set_ylim(len(settings) - 0.4, -0.6)
+        _name_rows(panel, [drawable(setting.name) for setting in settings])
         panel.grid(axis="x", alpha=0.3)
+
+
+def _draw_interval(panel: Axes, place: int, point: float, low: float, high: float, color: str) -> None:
+    panel.barh(place, high - low, left=low, height=0.6, color=color, alpha=0.5)
+    panel.plot([point] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
+
+
+def _name_rows(panel: Axes, names: list[str]) -> None:
+    """Name the rows of intervals, the first one at the top."""
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(names) - 0.4, -0.6)
 
 
 def _draw_profiles(panel: Axes, settings: list[Scored]) -> None:
@@ -242,11 +242,8 @@ def _draw_efficiency(panel: Axes, settings: list[Scored]) -> None:
 def _draw_improvement(panel: Axes, settings: list[Scored]) -> None:
     pairs = [(one, other) for number, one in enumerate(settings) for other in settings[number + 1 :]]
     for place, (one, other) in enumerate(pairs):
-        point, low, high = improvement(one, other)
-        panel.barh(place, high - low, left=low, height=0.6, color=GREY, alpha=0.5)
-        panel.plot([point] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
-    panel.set_yticks(range(len(pairs)), [f"{drawable(a.name)} above {drawable(b.name)}" for a, b in pairs])
-    panel.set_ylim(len(pairs) - 0.4, -0.6)
+        _draw_interval(panel, place, *improvement(one, other), GREY)
+    _name_rows(panel, [f"{drawable(a.name)} above {drawable(b.name)}" for a, b in pairs])
     panel.axvline(0.5, color="black", linestyle="--", linewidth=1)
     panel.set(xlim=(0, 1), xlabel="probability that a run scores higher, with its 95% interval")
 

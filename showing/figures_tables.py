@@ -335,7 +335,7 @@ def draw_scores(games: list[Bars]) -> Figure:
             if bar.low < bar.high:
                 panel.plot((bar.low, bar.high), (place, place), color="black", linewidth=1)
             name = drawable(bar.name) if len(game.measured) > 1 else ""
-            text = f"{Formatter.fix_minus(f'{bar.score:z,.0f}%')}  {name * (color == BLUE)}".rstrip()
+            text = f"{Formatter.fix_minus(f'{bar.score:z,.0f}%')}  {name}".rstrip()
             # To the right of the bar or of 0: to the left stand the games.
             panel.annotate(text, (max(bar.high, 0), place), (4, 0), textcoords="offset points", **style)
             place += 1
