@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atari import HISTORY_FRAMES
+from machine.devices import upload
 from model import QNetwork
 from replay_memory import Transitions
 
@@ -181,17 +182,16 @@ class QAgent:
         """
         inputs = {
             "windows": transitions.windows,
-            "actions": torch.from_numpy(transitions.actions),
-            "rewards": torch.from_numpy(transitions.rewards),
-            "discounts": torch.from_numpy(np.where(transitions.terminals, 0, self._discount).astype(np.float32)),
+            "actions": transitions.actions,
+            "rewards": transitions.rewards,
+            "terminals": transitions.terminals,
         }
-        if learning_rate is not None:
-            inputs["learning_rate"] = torch.tensor(learning_rate)
+        more = {} if learning_rate is None else {"learning_rate": np.array(learning_rate, np.float32)}
         if transitions.chances is not None:
             weights = transitions.chances.reshape(-1, self._minibatch_size) ** -importance_exponent
             weights /= weights.max(axis=1, keepdims=True)
-            inputs["weights"] = torch.from_numpy(weights.astype(np.float32).flatten())
-        errors = self._run(self._update, **inputs)
+            more["weights"] = weights.astype(np.float32).flatten()
+        errors = self._run(self._update, **inputs, **upload(self.device, **more))
         self._updates_since_loss += len(transitions.actions) // self._minibatch_size
         return None if errors is None else errors.cpu().numpy()
 
@@ -244,7 +244,7 @@ class QAgent:
         windows: Tensor,
         actions: Tensor,
         rewards: Tensor,
-        discounts: Tensor,
+        terminals: Tensor,
         learning_rate: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor | None:
@@ -255,7 +255,7 @@ class QAgent:
         for begin in range(0, len(actions), self._minibatch_size):
             batch = slice(begin, begin + self._minibatch_size)
             next_values = self._next_values(next_states[batch], None if target_q is None else target_q[batch])
-            targets = rewards[batch] + discounts[batch] * next_values
+            targets = rewards[batch] + self._discount * ~terminals[batch] * next_values
             q_values = self.online_network(windows[batch, :HISTORY_FRAMES])
             q_taken = q_values.gather(1, actions[batch, None]).squeeze(1)
             # The gradient of this loss is the TD error clipped to [-1, 1], summed over the minibatch (getQUpdate).
@@ -311,7 +311,7 @@ class _Graphs:
         self._captured: dict[Any, tuple[torch.cuda.CUDAGraph, dict[str, Tensor], Any]] = {}
 
     def __call__(self, function: Callable[..., Any], **inputs: Tensor) -> Any:
-        key = (function.__name__, *((name, tensor.shape) for name, tensor in inputs.items()))
+        key = (function, *((name, tensor.shape) for name, tensor in inputs.items()))
         if key not in self._captured:
             self._captured[key] = self._capture(function, inputs)
         graph, buffers, output = self._captured[key]

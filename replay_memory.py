@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from atari import FRAME_SIZE, HISTORY_FRAMES, Step
-from machine.devices import available_bytes
+from machine.devices import available_bytes, upload
 from machine.exits import UsageError
 
 BYTES_PER_TRANSITION = FRAME_SIZE * FRAME_SIZE + 1 + 4 + 1 + 1  # frame, action, reward, terminal, age
@@ -25,16 +25,16 @@ WINDOW = np.arange(-(HISTORY_FRAMES - 1), 2)
 class Transitions:
     """Sampled transitions, ready to be learned from; (count, ...) arrays.
 
-    windows: (count, 5, 84, 84) uint8 on the memory's device; [:, :4] are the states, [:, 1:] the next states.
-    actions: (count,) int64. rewards: (count,) float32, clipped. terminals: (count,) bool, True: do not bootstrap.
-    places: (count,) int64, where they lie in the ring. chances: (count,) float32, how likely each was drawn beside one
-    of the largest priority; None where all are alike.
+    On the memory's device: windows (count, 5, 84, 84) uint8, [:, :4] are the states, [:, 1:] the next states; actions
+    (count,) int64; rewards (count,) float32, clipped; terminals (count,) bool, True: do not bootstrap.
+    On the host: places (count,) int64, where they lie in the ring; chances (count,) float32, how likely each was drawn
+    beside one of the largest priority, None where all are alike.
     """
 
     windows: Tensor
-    actions: np.ndarray
-    rewards: np.ndarray
-    terminals: np.ndarray
+    actions: Tensor
+    rewards: Tensor
+    terminals: Tensor
     places: np.ndarray
     chances: np.ndarray | None = None
 
@@ -116,7 +116,7 @@ class ReplayMemory:
     def _write_row(self, frames: np.ndarray, ages: np.ndarray) -> None:
         ring_row = self.row % self.num_rows
         begin = ring_row * self.num_envs
-        self.frames[begin : begin + self.num_envs].copy_(torch.from_numpy(frames))
+        self.frames[begin : begin + self.num_envs] = upload(self.frames.device, frames=frames)["frames"]
         self._ages[ring_row] = ages
         # What stood here before is forgotten, so that the memory's bytes are a function of the rows it holds.
         self._actions[ring_row] = self._rewards[ring_row] = self._terminals[ring_row] = 0
@@ -126,7 +126,8 @@ class ReplayMemory:
     def latest_states(self) -> Tensor:
         """The states (num_envs, 4, 84, 84) uint8, on the memory's device, in which the agent is to act now."""
         rows = np.full(self.num_envs, self.row)
-        return self._gather(self.frame_indices(rows, self._environments)[:, :HISTORY_FRAMES])
+        indices = self.frame_indices(rows, self._environments)[:, :HISTORY_FRAMES]
+        return self._gather(upload(self.frames.device, indices=indices)["indices"])
 
     def sample(self, count: int, generator: np.random.Generator) -> Transitions:
         """Draw `count` transitions with replacement, uniformly or by priority, from all that are whole; some step was
@@ -134,11 +135,16 @@ class ReplayMemory:
         rows, environments = (self.draw if self.chances is None else self._draw_by_priority)(count, generator)
         ring_rows = rows % self.num_rows
         places = self._places(rows, environments)
-        return Transitions(
-            windows=self._gather(self.frame_indices(rows, environments)),
+        there = upload(  # in one transfer
+            self.frames.device,
+            indices=self.frame_indices(rows, environments),
             actions=self._actions[ring_rows, environments].astype(np.int64),
             rewards=self._rewards[ring_rows, environments],
             terminals=self._terminals[ring_rows, environments],
+        )
+        return Transitions(
+            self._gather(there.pop("indices")),
+            **{name: values.to(self.device) for name, values in there.items()},
             places=places,
             chances=None if self.chances is None else self.chances.flat[places],
         )
@@ -193,9 +199,8 @@ class ReplayMemory:
         outside[:, -1] = next_starts_game
         return np.where(outside, self._zero_slot, indices)
 
-    def _gather(self, frame_indices: np.ndarray) -> Tensor:
-        indices = torch.from_numpy(frame_indices.flatten()).to(self.frames.device)
-        frames = self.frames.index_select(0, indices)
+    def _gather(self, frame_indices: Tensor) -> Tensor:
+        frames = self.frames.index_select(0, frame_indices.flatten())
         return frames.view(*frame_indices.shape, FRAME_SIZE, FRAME_SIZE).to(self.device)
 
     def fingerprint(self) -> str:
@@ -203,7 +208,7 @@ class ReplayMemory:
         count = min(self.row - self.oldest_row, max(FINGERPRINT_FRAMES // self.num_envs, 1))
         ring_rows = np.arange(self.row - count, self.row + 1) % self.num_rows
         slots = (ring_rows[:, None] * self.num_envs + self._environments).flatten()
-        digest = hashlib.sha256(self._gather(slots).cpu().numpy().tobytes())
+        digest = hashlib.sha256(self._gather(torch.from_numpy(slots).to(self.frames.device)).cpu().numpy().tobytes())
         digest.update(self._ages[ring_rows].tobytes())
         for column in (self._actions, self._rewards, self._terminals):
             digest.update(column[ring_rows[:-1]].tobytes())

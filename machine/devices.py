@@ -2,10 +2,12 @@
 
 import ctypes
 import gc
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
@@ -41,6 +43,41 @@ def choose_device(name: str) -> torch.device:
         device = torch.device("cuda", device.index or 0)  # set_device refuses one without an index
         torch.cuda.set_device(device)  # streams and graphs are the current device's
     return device
+
+
+def upload(device: torch.device, **arrays: np.ndarray) -> dict[str, torch.Tensor]:
+    """Arrays of the host on a device, by name: on the CPU the same memory, to a GPU in one transfer, not waited for.
+
+    The staging memory is pinned, so that the host goes on at once; PyTorch keeps it until the transfer is over.
+    """
+    if device.type != "cuda":
+        return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    staging, places = pack(arrays, pin_memory=True)
+    return unpack(staging.to(device, non_blocking=True), places)
+
+
+Places = dict[str, tuple[int, torch.dtype, tuple[int, ...]]]  # where an array begins, its type, its shape
+
+
+def pack(arrays: dict[str, np.ndarray], *, pin_memory: bool) -> tuple[torch.Tensor, Places]:
+    """One uint8 tensor with the bytes of all arrays, each at a multiple of 8, and where each lies."""
+    tensors, places, size = {name: torch.from_numpy(array) for name, array in arrays.items()}, {}, 0
+    for name, tensor in tensors.items():
+        places[name] = size, tensor.dtype, tuple(tensor.shape)
+        size += -(-tensor.nbytes // 8) * 8
+    packed = torch.empty(size, dtype=torch.uint8, pin_memory=pin_memory)
+    for name, view in unpack(packed, places).items():
+        view.copy_(tensors[name])
+    return packed, places
+
+
+def unpack(packed: torch.Tensor, places: Places) -> dict[str, torch.Tensor]:
+    """What `pack` packed, as views of its bytes on whatever device they now are."""
+    views = {}
+    for name, (begin, dtype, shape) in places.items():
+        size = math.prod(shape) * dtype.itemsize
+        views[name] = packed[begin : begin + size].view(dtype).view(shape)
+    return views
 
 
 def set_up_torch(deterministic: bool) -> None:

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 
-from machine.devices import choose_device
+from machine.devices import choose_device, pack, unpack
 from machine.exits import UsageError
 
 
@@ -169,3 +170,25 @@ def test_ctrl_c_while_a_script_still_loads_is_one_line(script: str) -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 130
     assert (result.stdout, result.stderr) == ("", "\nStopped.\n")
+
+
+def test_packed_arrays_come_out_as_they_went_in_each_where_its_type_may_begin() -> None:
+    generator = np.random.default_rng(0)
+    arrays = {
+        "flags": generator.random(5) < 0.5,
+        "indices": generator.integers(2**40, size=(7, 3))[:, :2],  # not contiguous
+        "number": np.array(0.25, np.float32),
+        "frames": generator.integers(256, size=(3, 5, 7), dtype=np.uint8),
+        "rewards": generator.random(9).astype(np.float32),
+        "none": np.zeros(0, np.int64),
+    }
+    packed, places = pack(arrays, pin_memory=False)
+    arrays_before = {name: array.copy() for name, array in arrays.items()}
+    for array in arrays.values():
+        array[...] = 0  # the bytes are packed: what becomes of the arrays is no matter
+    unpacked = unpack(packed.clone(), places)
+    assert [*unpacked] == [*arrays]
+    for name, array in arrays_before.items():
+        assert unpacked[name].dtype == torch.from_numpy(array).dtype
+        np.testing.assert_array_equal(unpacked[name].numpy(), array)
+    assert all(tensor.storage_offset() * tensor.itemsize % 8 == 0 for tensor in unpacked.values())

@@ -47,7 +47,8 @@ def new_agent(device: str = "cpu", seed: int = 0) -> QAgent:
 def draw(memory: ReplayMemory, count: int, seed: int = 0) -> Transitions:
     """Transitions with rewards up to 3, so that some errors are clipped and others are not."""
     transitions = memory.sample(count, np.random.default_rng(seed))
-    transitions.rewards = np.random.default_rng(seed).uniform(-3, 3, count).astype(np.float32)
+    rewards = np.random.default_rng(seed).uniform(-3, 3, count).astype(np.float32)
+    transitions.rewards = torch.from_numpy(rewards).to(transitions.windows.device)
     return transitions
 
 
@@ -66,7 +67,8 @@ def td_errors(agent: QAgent, transitions: Transitions) -> np.ndarray:
     with torch.no_grad():
         best_next = agent.target_network(next_states).max(dim=1).values.double().numpy()
         q_values = agent.online_network(states).double().numpy()
-    targets = np.where(transitions.terminals, transitions.rewards, transitions.rewards + DISCOUNT * best_next)
+    rewards, terminals = transitions.rewards.numpy(), transitions.terminals.numpy()
+    targets = np.where(terminals, rewards, rewards + DISCOUNT * best_next)
     return np.asarray(targets - q_values[np.arange(len(targets)), transitions.actions])
 
 
@@ -81,7 +83,7 @@ def test_gradient_is_the_clipped_error_summed_over_the_minibatch() -> None:
     states, _ = states_and_next_states(transitions)
 
     probe = copy.deepcopy(agent.online_network)
-    q_taken = probe(states).gather(1, torch.from_numpy(transitions.actions)[:, None]).squeeze(1)
+    q_taken = probe(states).gather(1, transitions.actions[:, None]).squeeze(1)
     gradients = torch.autograd.grad(q_taken, list(probe.parameters()), torch.from_numpy(-clipped).float())
     with torch.no_grad():
         features = probe.features(states).double().numpy()
@@ -104,7 +106,7 @@ def test_at_a_terminal_the_target_is_the_reward_alone() -> None:
     transitions = draw(memory, 32)
     gradients = []
     for scale in (1, 1000):
-        for terminals in (np.ones(32, np.bool_), np.zeros(32, np.bool_)):
+        for terminals in (torch.ones(32, dtype=torch.bool), torch.zeros(32, dtype=torch.bool)):
             agent = new_agent()
             agent.load_state_dict({**agent.state_dict(), "target": agent.state_dict()["target"] * scale})
             transitions.terminals = terminals

@@ -123,7 +123,7 @@ def assert_samples_are(memory: ReplayMemory, whole: dict[int, Transition], seed:
 
 def assert_equals_the_list(sampled: Transitions, whole: dict[int, Transition]) -> None:
     windows = frame_numbers(sampled.windows)
-    columns = (windows, sampled.actions, sampled.rewards.astype(np.int64), sampled.terminals)
+    columns = (windows, sampled.actions, sampled.rewards.long(), sampled.terminals)
     for *window, action, reward, terminal in np.unique(np.column_stack(columns), axis=0).tolist():
         expected = whole[window[3]]
         assert tuple(window[:4]) == expected.state
@@ -193,7 +193,7 @@ def test_sampled_arrays_have_the_documented_types() -> None:
     sampled = memory.sample(7, np.random.default_rng(0))
     *arrays, chances = vars(sampled).values()
     assert [array.shape for array in arrays] == [(7, 5, 84, 84), (7,), (7,), (7,), (7,)]
-    assert [array.dtype for array in arrays] == [torch.uint8, np.int64, np.float32, np.bool_, np.int64]
+    assert [array.dtype for array in arrays] == [torch.uint8, torch.int64, torch.float32, torch.bool, np.int64]
     assert chances is None
     assert (memory.latest_states().shape, memory.latest_states().dtype) == ((3, 4, 84, 84), torch.uint8)
     drawn = memory.draw(7, np.random.default_rng(0))
