@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import AtariPreprocessing, RenderCollection
 
 from atari import FRAME_SIZE, FRAMES_PER_MINUTE, PAPER_RULES, FinishedGame, Rules, Step, display_name, game_key
+from machine.devices import threads_wanted, usable_cores
 from machine.exits import UsageError
 
 MAX_FRAMES_PER_GAME = 30 * FRAMES_PER_MINUTE  # ALE's own limit in training
@@ -109,12 +109,11 @@ class AtariGames:
         self.num_envs = num_envs
         self.action_names, self._emulator_actions = choose_actions(rom, rules.actions)
         self.num_actions = len(self.action_names)
-        threads = os.environ.get("OMP_NUM_THREADS", "")  # as many as PyTorch's; else one per core
         # Every argument is set: ale-py's defaults clip rewards and press FIRE. stack_num=1: the memory stacks.
         self._environments = AtariVectorEnv(
             self.rom,
             num_envs,
-            num_threads=int(threads) if threads.isdigit() else 0,
+            num_threads=threads_wanted() or usable_cores(),
             stack_num=1,
             frameskip=rules.frames_per_step,
             maxpool=True,

@@ -13,6 +13,7 @@ import torch
 
 from machine.exits import UsageError
 
+CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")  # microseconds of all cores together, in so many of the clock
 RESERVE_BYTES = 10**9  # for the networks, their work space and the libraries
 
 
@@ -87,7 +88,24 @@ def set_up_torch(deterministic: bool) -> None:
     if deterministic or torch.are_deterministic_algorithms_enabled():  # the call imports the compiler: 3 s
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.allow_tf32 = False  # the paper's arithmetic is float32; convolutions would round to tf32
+    torch.set_num_threads(threads_wanted() or min(torch.get_num_threads(), usable_cores()))
     keep_freed_memory()
+
+
+def threads_wanted() -> int:
+    """The number of threads that OMP_NUM_THREADS asks for; 0 where it says nothing."""
+    words = os.environ.get("OMP_NUM_THREADS", "")
+    return int(words) if words.isdigit() else 0
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those it may run on, and no more than its container's share of them.
+
+    Never a function of how busy they are: the number of threads decides the bits of a run.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, period = CPU_SHARE.read_text().split() if CPU_SHARE.exists() else ("max", "1")
+    return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
 
 
 def bits_depend_on(device: torch.device) -> list[Any]:

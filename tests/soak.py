@@ -27,6 +27,7 @@ from q_agent_train import Config, train
 # Past the memory's wrap-around, across several evaluations with their fresh seeds, a checkpoint every half second.
 SMALL = Config(
     game="RoadRunner",  # its games are short
+    network="nips2013",  # a third of the large one, to compute and to save
     num_envs=4,
     replay_size=480,
     replay_start_size=240,

@@ -373,6 +373,24 @@ def test_another_emulator_is_noticed_when_the_tape_plays_differently(tmp_path: P
     assert "not bit for bit" in result.stdout
 
 
+def test_a_run_goes_on_with_as_many_threads_as_it_began_with_unless_told_otherwise(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_run(finished, tmp_path / "run")
+    checkpoints = CheckpointFile(tmp_path / "run")
+    state, _ = checkpoints.load()
+    state["machine"][3] = 3  # not the number of cores of this machine, nor that of the tests
+    checkpoints.save(state)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    result = run("--run-dir", str(tmp_path / "run"), "--steps", "1240")
+    assert "not bit for bit" not in result.stdout
+    assert checkpoints.load()[0]["machine"][3] == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    result = run("--run-dir", str(tmp_path / "run"), "--steps", "1280")
+    assert "not bit for bit" in result.stdout
+    assert checkpoints.load()[0]["machine"][3] == 2
+
+
 def test_a_full_disk_while_running_leaves_the_last_good_checkpoint_untouched(tmp_path: Path, finished: Path) -> None:
     copy_run(finished, tmp_path / "run")
     good = (tmp_path / "run" / "checkpoint.pt").read_bytes()
