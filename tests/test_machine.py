@@ -206,3 +206,13 @@ def test_threads_follow_the_cores_that_the_process_may_use(tmp_path: Path, monke
     assert threads_wanted() == 7
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     assert threads_wanted() == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"), [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+)
+def test_waiting_threads_let_others_work_from_before_torch_is_loaded(typed: dict[str, str], expected: str) -> None:
+    code = "import machine.exits, os, sys; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", *typed)} | typed
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.stdout.split() == [expected, "False"], result.stderr
