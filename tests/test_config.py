@@ -122,7 +122,9 @@ def test_flags_that_do_nothing_or_cannot_be_are_refused(changes: dict[str, Any],
 
 def test_weights_to_begin_with_are_taken_over_and_refused_where_they_do_not_fit(tmp_path: Path) -> None:
     begun = save_network(tmp_path / "begun.pt", "pong", 6, seed=3)
-    config = replace(SMALL, game="pong", initial_state_dict=begun, steps=300, run_dir=tmp_path / "run")
+    config = replace(
+        SMALL, game="pong", network="nature", initial_state_dict=begun, steps=300, run_dir=tmp_path / "run"
+    )
     expected = config.initial_network()
     assert expected is not None
     for changes, words in (
@@ -148,7 +150,7 @@ def test_weights_to_begin_with_are_taken_over_and_refused_where_they_do_not_fit(
 
 def test_the_config_of_an_older_version_goes_on_with_the_defaults_of_then(tmp_path: Path) -> None:
     """A run as versions before these flags left it: without their keys, without training.csv."""
-    config = replace(SMALL, steps=280, evaluate_every=0, run_dir=tmp_path / "run")
+    config = replace(SMALL, network="nature", steps=280, evaluate_every=0, run_dir=tmp_path / "run")
     train(config)
     old = (
         *("game", "seed", "num_envs", "replay_size", "replay_start_size", "minibatch_size", "update_frequency"),
