@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from config import MAX_ENVS, Hyperparameters
-from machine.devices import choose_device, keep_freed_memory
+from machine.devices import choose_device, set_up_torch
 from machine.exits import UsageError
 from machine.files import PNG, Kind, check_output, writing_output
 from machine.flags import Bounds, Count, Positive, check_bounds, flag
@@ -81,7 +81,7 @@ def started(config: BenchmarkConfig, **changes: Any) -> Training:
 
     changes: other values for its flags.
     """
-    keep_freed_memory()
+    set_up_torch(deterministic=False)
     parameters = Hyperparameters(GAME, num_envs=config.num_envs, replay_size=config.replay_size)
     parameters = replace(parameters, replay_start_size=WARM_UP_STEPS, epsilon_start=EPSILON, epsilon_end=EPSILON)
     parameters = replace(parameters, **changes)

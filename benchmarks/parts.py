@@ -12,6 +12,8 @@ from benchmarks.common import GAME, MINIBATCH, BenchmarkConfig, milliseconds_of,
 from model import QNetwork
 from q_agent_train import step
 
+PROFILED_STEPS = 5
+
 
 def update_gigaflops() -> float:
     """Floating-point operations, in 1e9, of one update: both networks forward, the online network backward."""
@@ -56,7 +58,10 @@ def parts(config: BenchmarkConfig) -> list[dict[str, Any]]:
         "  of which optimizer": lambda: [agent.optimizer.step() for _ in range(updates)],
         "whole vector step": lambda: step(training),
     }
-    times = {name: milliseconds_of(function, device) for name, function in timed.items()}
+    begun, times = agent.state_dict(), {}
+    for name, function in timed.items():
+        times[name] = milliseconds_of(function, device)
+        agent.load_state_dict(begun)  # the optimizer alone would drive the weights out of all bounds
     emulators, _, _, learning, _, _, whole = times.values()
     print(f"{f'one step of {config.num_envs} environments':28} {'ms':>8} {'share':>7}")
     for name, milliseconds in times.items():
@@ -66,5 +71,15 @@ def parts(config: BenchmarkConfig) -> list[dict[str, Any]]:
     print(f"one update takes {learning / updates:.2f} ms, {learning / updates / (update / rate * 1e3):.2f} times that")
     alone, together = (config.num_envs / milliseconds * 1e3 for milliseconds in (emulators, whole))
     print(f"agent steps per second: emulators alone {alone:,.0f}, everything {together:,.0f}")
+    with torch.profiler.profile() as profile:
+        for _ in range(PROFILED_STEPS):
+            step(training)
+    time = f"self_{'cpu' if device.type == 'cpu' else 'device'}_time_total"
+    print(f"PyTorch's profiler, {PROFILED_STEPS} vector steps:")
+    print(
+        profile.key_averages().table(
+            sort_by=time, row_limit=12 if device.type == "cpu" else 40, max_name_column_width=60
+        )
+    )
     training.close()
     return [{"part": name.strip(), "milliseconds": milliseconds} for name, milliseconds in times.items()]

@@ -4,41 +4,46 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from atari import FRAME_SIZE, Step
 from benchmarks.common import MINIBATCH, BenchmarkConfig, alone, milliseconds_of, save_figure, spread
 from benchmarks.compare import measure_ours
+from machine.devices import choose_device
 from replay_memory import ReplayMemory
 
 MEMORY_SIZES = (10_000, 100_000, 1_000_000)
-ENVIRONMENTS = (1, 2, 4, 8, 16, 32, 64)
+ENVIRONMENTS, ENVIRONMENTS_OF_GPU = (1, 2, 4, 8, 16, 32, 64), (16, 32, 64, 128, 256)
 
 
-def measure_sampling(size: int) -> tuple[float, float]:
+def measure_sampling(size: int, device: torch.device) -> tuple[float, float]:
     """Bytes per transition and ms to sample 8 minibatches, of a full memory of `size` transitions."""
-    memory, generator = ReplayMemory(size, 16), np.random.default_rng(0)
+    memory, generator = ReplayMemory(size, 16, device), np.random.default_rng(0)
     frames = generator.integers(256, size=(16, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
     nothing = Step(frames, np.zeros(16, np.float32), np.zeros(16, np.bool_), np.zeros(16, np.bool_), [])
     memory.start(0, frames)
     for _ in range(memory.num_rows):
         memory.append(np.zeros(16, np.int64), nothing)
-    arrays = [memory.frames.numpy(), *(value for value in vars(memory).values() if isinstance(value, np.ndarray))]
+    beside = (value.nbytes for value in vars(memory).values() if isinstance(value, np.ndarray))
     milliseconds = milliseconds_of(lambda: memory.sample(8 * MINIBATCH, generator), memory.device)
-    return sum(array.nbytes for array in arrays) / size, milliseconds
+    return (memory.frames.nbytes + sum(beside)) / size, milliseconds
 
 
 def scaling(config: BenchmarkConfig) -> dict[str, Any]:
     """Steps/s against the number of environments; bytes and sampling time against the memory's size."""
     result: dict[str, Any] = {"rounds": config.rounds, "environments": [], "memory": []}
     print(f"{'environments':>14} {'agent steps/s':>14} {'minimum':>9} {'maximum':>9}")
-    for count in ENVIRONMENTS:
-        row = spread([alone(measure_ours, replace(config, num_envs=count)) for _ in range(config.rounds)])
+    device = choose_device(config.device)
+    for count in ENVIRONMENTS_OF_GPU if device.type == "cuda" else ENVIRONMENTS:
+        size = config.replay_size // count * count
+        sized = replace(config, num_envs=count, replay_size=size)
+        row = spread([alone(measure_ours, sized) for _ in range(config.rounds)])
         result["environments"].append({"environments": count, **row})
         print(f"{count:14} {row['median']:14.1f} {row['minimum']:9.1f} {row['maximum']:9.1f}")
     print(f"{'memory':>14} {'ms for 256':>14} {'minimum':>9} {'maximum':>9} {'bytes each':>14}")
     for size in MEMORY_SIZES:
-        sizes, times = zip(*(measure_sampling(size) for _ in range(config.rounds)), strict=True)
+        sizes, times = zip(*(measure_sampling(size, device) for _ in range(config.rounds)), strict=True)
         row = spread(list(times))
         result["memory"].append({"transitions": size, **row, "bytes_each": sizes[0]})
         print(f"{size:14,} {row['median']:14.2f} {row['minimum']:9.2f} {row['maximum']:9.2f} {sizes[0]:14.1f}")

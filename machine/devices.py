@@ -43,6 +43,7 @@ def choose_device(name: str) -> torch.device:
             raise UsageError(f"--device {name} is not there; this machine has {count} CUDA device(s)")
         device = torch.device("cuda", device.index or 0)  # set_device refuses one without an index
         torch.cuda.set_device(device)  # streams and graphs are the current device's
+        torch.backends.cudnn.allow_tf32 = False  # the paper's arithmetic is float32; convolutions would round to tf32
     return device
 
 
@@ -51,7 +52,7 @@ def upload(device: torch.device, **arrays: np.ndarray) -> dict[str, torch.Tensor
 
     The staging memory is pinned, so that the host goes on at once; PyTorch keeps it until the transfer is over.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or not arrays:
         return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
     staging, places = pack(arrays, pin_memory=True)
     return unpack(staging.to(device, non_blocking=True), places)
@@ -87,7 +88,6 @@ def set_up_torch(deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     if deterministic or torch.are_deterministic_algorithms_enabled():  # the call imports the compiler: 3 s
         torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.allow_tf32 = False  # the paper's arithmetic is float32; convolutions would round to tf32
     torch.set_num_threads(threads_wanted() or min(torch.get_num_threads(), usable_cores()))
     keep_freed_memory()
 

