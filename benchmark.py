@@ -1,4 +1,4 @@
-"""Speed, side by side: python benchmark.py, and behind that parts, scaling, inference or relatives"""
+"""Speed, side by side: python benchmark.py, and behind that parts, scaling, inference, relatives or learning"""
 
 from machine.exits import exit_with  # isort: skip  # first: Ctrl-C is one line now
 import importlib.util
@@ -14,6 +14,7 @@ import torch
 from benchmarks.common import BenchmarkConfig
 from benchmarks.compare import compare
 from benchmarks.inference import inference
+from benchmarks.learning import learning
 from benchmarks.parts import parts
 from benchmarks.relatives import relatives
 from benchmarks.scaling import scaling
@@ -27,6 +28,7 @@ MEASUREMENTS = {
     "scaling": scaling,
     "inference": inference,
     "relatives": relatives,
+    "learning": learning,
 }
 
 

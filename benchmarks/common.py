@@ -1,6 +1,7 @@
 """What the measurements share: flags, a training to measure, clocks, a process of its own."""
 
 import dataclasses
+import importlib.util
 import multiprocessing
 import statistics
 from collections.abc import Callable, Mapping
@@ -14,26 +15,35 @@ import tyro
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from config import MAX_ENVS, Hyperparameters
+from config import MAX_ENVS, Hyperparameters, words_of_file
 from machine.devices import choose_device, set_up_torch
 from machine.exits import UsageError
 from machine.files import PNG, Kind, check_output, writing_output
 from machine.flags import Bounds, Count, Positive, check_bounds, flag
 from q_agent_train import set_up, step
 from training import Training
+from wrappers import rom_name
 
 GAME = "Breakout"
+ROOT = Path(__file__).parent.parent
 EPSILON = 0.1  # for both: where a run spends most of its time
 MINIBATCH = 32  # transitions per update, as in the paper
 WARM_UP_STEPS = 1_000  # agent steps of random play, then as many seconds as --warm-up-seconds of learning, untimed
-RESULT = Kind("a benchmark's result", rb'\{\s*"(ours|rounds|environments|inference|relatives)"|\[\s*\{\s*"part"')
+RESULT = Kind(
+    "a benchmark's result", rb'\{\s*"(ours|rounds|environments|inference|relatives|learning)"|\[\s*\{\s*"part"'
+)
 TAKES = {  # the flags of each measurement; --device and --json are everyone's
     "compare": ("rounds", "seconds", "warm_up_seconds", "num_envs", "replay_size"),
     "parts": ("num_envs", "replay_size"),
     "scaling": ("rounds", "seconds", "warm_up_seconds", "replay_size", "figure"),
     "inference": ("point_seconds", "figure"),
     "relatives": ("rounds", "seconds", "warm_up_seconds", "num_envs", "replay_size"),
+    "learning": (
+        *("rounds", "seconds", "warm_up_seconds"),
+        *("game", "seed", "config", "programs", "run_dir", "figure"),
+    ),
 }
+PROGRAMS = ("example", "stable_baselines3")  # of the hour of learning, beside a config
 Result = TypeVar("Result")
 
 
@@ -41,9 +51,10 @@ Result = TypeVar("Result")
 class BenchmarkConfig:
     """Measure speed: training beside its peer, in its parts, as it scales; or the networks alone."""
 
-    what: tyro.conf.Positional[Literal["compare", "parts", "scaling", "inference", "relatives"]] = "compare"
+    what: tyro.conf.Positional[Literal["compare", "parts", "scaling", "inference", "relatives", "learning"]] = "compare"
     """compare: beside Stable-Baselines3's DQN. parts: where the time goes. scaling: environments and memory sizes.
-    inference: each network forward, by batch, history frames and resolution. relatives: training with each option."""
+    inference: each network forward, by batch, history frames and resolution. relatives: training with each option.
+    learning: scores after the agent steps of an hour, beside the README's first example and Stable-Baselines3."""
     rounds: Count = 5
     """Rounds of the comparison, in each every program once, in a process of its own; with scaling, of each point."""
     seconds: Positive = 20.0
@@ -56,12 +67,23 @@ class BenchmarkConfig:
     """Games that this project plays side by side."""
     replay_size: Count = 48_000
     """Transitions in the replay memory of every program that is compared."""
+    game: str = GAME
+    """With learning: the game, by any of its names."""
+    seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
+    """With learning: of every program."""
+    config: str | None = None
+    """With learning: a file of flags, or the name of one in configs/, to train beside the others."""
+    programs: tuple[str, ...] = ()
+    """With learning: those to train now (the config, example, stable_baselines3); the others count with what the folder
+    has. Default: all."""
+    run_dir: Path = Path("runs/hour")
+    """With learning: the folder of the rates and of all runs; the same command goes on in it."""
     device: str = "auto"
     """Where the networks live: cuda, mps, cpu, or auto."""
     json: Path | None = None
     """Also write the result to this file: an object with ours, stable_baselines3 and ratio, or the rows."""
     figure: Path | None = None
-    """With scaling and inference: also draw it, to this PNG."""
+    """With scaling, inference and learning: also draw it, to this PNG."""
 
     def check(self) -> None:
         check_bounds(self)
@@ -70,6 +92,11 @@ class BenchmarkConfig:
             if takers and self.what not in takers and getattr(self, field.name) != field.default:
                 way_out = f"leave it out, or type python benchmark.py {' or '.join(takers)}"
                 raise UsageError(f"{flag(field.name)} does nothing with {self.what}; {way_out}")
+        if self.what == "learning":
+            rom_name(self.game)
+            config = [self.config] if self.config and words_of_file(self.config) else []
+            if odd := [name for name in self.programs if name not in (*config, *PROGRAMS)]:
+                raise UsageError(f"--programs: there is no {odd[0]}; there are {', '.join((*config, *PROGRAMS))}")
         if self.json:
             check_output(self.json, RESULT)
         if self.figure:
@@ -107,6 +134,14 @@ def in_turn(
     for name in tqdm([*programs] * config.rounds, desc="measuring", leave=False):
         measured[name].append(alone(programs[name], config))
     return measured
+
+
+def peer_is_there() -> bool:
+    """Whether Stable-Baselines3 is installed; says how where it is not."""
+    there = importlib.util.find_spec("stable_baselines3") is not None
+    if not there:
+        print("stable_baselines3 is not installed and left out: pip install -r requirements-benchmark.txt")
+    return there
 
 
 def spread(values: list[float]) -> dict[str, float]:

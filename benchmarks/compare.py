@@ -1,6 +1,5 @@
 """Agent steps per second, beside Stable-Baselines3's DQN."""
 
-import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -8,9 +7,20 @@ from typing import Any
 
 import ale_py
 
-from benchmarks.common import EPSILON, GAME, MINIBATCH, WARM_UP_STEPS, BenchmarkConfig, in_turn, spread, started
+from atari import display_name
+from benchmarks.common import (
+    EPSILON,
+    MINIBATCH,
+    WARM_UP_STEPS,
+    BenchmarkConfig,
+    in_turn,
+    peer_is_there,
+    spread,
+    started,
+)
 from machine.devices import choose_device
 from q_agent_train import step
+from wrappers import rom_name
 
 
 def rate(advance: Callable[[], object], steps: Callable[[], int], config: BenchmarkConfig) -> float:
@@ -28,17 +38,24 @@ def measure_ours(config: BenchmarkConfig, changes: Mapping[str, Any] = {}) -> fl
         return rate(lambda: step(training), lambda: training.agent_steps, config)
 
 
-def measure_stable_baselines3(config: BenchmarkConfig) -> float:
-    """Agent steps per second of Stable-Baselines3's DQN with its own preprocessing."""
+def peer_games(game: str, count: int, seed: int, **more: Any) -> Any:
+    """Games as Stable-Baselines3 plays them, side by side, four frames a state; `more` for its `make_atari_env`."""
     import gymnasium
-    from stable_baselines3 import DQN
     from stable_baselines3.common.env_util import make_atari_env
     from stable_baselines3.common.vec_env import VecFrameStack
 
     gymnasium.register_envs(ale_py)
+    name = f"{display_name(rom_name(game))}NoFrameskip-v4"
+    return VecFrameStack(make_atari_env(name, n_envs=count, seed=seed, **more), n_stack=4)
+
+
+def measure_stable_baselines3(config: BenchmarkConfig) -> float:
+    """Agent steps per second of Stable-Baselines3's DQN with its own preprocessing."""
+    from stable_baselines3 import DQN
+
     model = DQN(
         "CnnPolicy",
-        VecFrameStack(make_atari_env(f"{GAME}NoFrameskip-v4", n_envs=1, seed=0), n_stack=4),
+        peer_games(config.game, 1, seed=0),
         buffer_size=config.replay_size,
         learning_starts=WARM_UP_STEPS,
         batch_size=MINIBATCH,
@@ -59,8 +76,7 @@ PROGRAMS = {"ours": measure_ours, "stable_baselines3": measure_stable_baselines3
 def compare(config: BenchmarkConfig) -> dict[str, Any]:
     """Measure every program in turn, round by round, and print the table; returns the result as an object."""
     programs = dict(PROGRAMS)
-    if importlib.util.find_spec("stable_baselines3") is None:
-        print("stable_baselines3 is not installed and left out: pip install -r requirements-benchmark.txt")
+    if not peer_is_there():
         del programs["stable_baselines3"]
     rates = in_turn(programs, config)
     result: dict[str, Any] = {}

@@ -28,7 +28,7 @@ from matplotlib.text import Annotation
 import benchmark
 import figures
 from atari import PAPER_RULES, paper_table
-from benchmarks import inference, scaling
+from benchmarks import inference, learning, scaling
 from benchmarks.common import TAKES, BenchmarkConfig, timer
 from benchmarks.inference import LINES, POINTS, Point
 from machine.checkpoint import save_state_dict
@@ -787,3 +787,38 @@ def test_a_log_that_knows_only_some_of_its_values_is_drawn_without_a_warning(tmp
     assert "average action value (max Q)" in labels
     (loss,) = lines_of(figure, labels.index("loss per transition")).values()
     np.testing.assert_allclose(loss, [[100, 0.004]])
+
+
+def test_an_hour_of_learning_is_counted_in_the_steps_of_rates_that_are_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained, rates = list[tuple[str, int]](), {"example": [1.0, 3.0, 2.0], "d3qn": [0.5, 0.25, 0.75]}
+
+    def train(program: str, rom: str, folder: Path, steps: int, config: BenchmarkConfig) -> None:
+        trained.append((program, steps))
+        folder.mkdir(exist_ok=True)
+        means = {"example": (2.0, 9.5, 7.0), "d3qn": (1.5,)}[program]
+        rows = "".join(f"{number * 1_000},{mean}\n" for number, mean in enumerate(means, 1))
+        (folder / "evaluations.csv").write_text("agent_step,mean\n" + rows)
+
+    monkeypatch.setattr(learning, "_train", train)
+    monkeypatch.setattr(learning, "in_turn", lambda programs, _: {name: rates[name] for name in programs})
+    monkeypatch.setattr(learning, "peer_is_there", lambda: False)
+    config = BenchmarkConfig("learning", game="ALE/Pong-v5", config="d3qn", run_dir=tmp_path, programs=("example",))
+    assert learning.learning(config)["learning"][0]["evaluations"] == []
+    assert trained == [("example", 7_200)]
+    rates["example"] = [100.0]  # what is kept counts, and what is there is not forgotten
+    result = learning.learning(dataclasses.replace(config, programs=(), figure=tmp_path / "hour.png"))
+    assert trained[1:] == [("d3qn", 1_800), ("example", 7_200)]
+    assert result["learning"][1]["evaluations"] == [(1_000, 2.0), (2_000, 9.5), (3_000, 7.0)]
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert table[-2:] == [["d3qn", "0.5", "1,800", "1.5", "1.5"], ["example", "2.0", "7,200", "7.0", "9.5"]]
+    lines = lines_of(learning.draw("pong", result["learning"]), 0)
+    np.testing.assert_allclose(lines["the README's first example"][:, 0], [1_000 / 120, 2_000 / 120, 3_000 / 120])
+    assert list(lines["--config d3qn"][0]) == [1_000 / 30, 1.5]
+    for text, words in (("{}", "does not say the rates"), ((tmp_path / "rates.json").read_text(), "other constants")):
+        (tmp_path / "rates.json").write_text(text.replace("1e-10", "1e-9"))
+        with pytest.raises(UsageError, match=words):
+            learning.learning(config)
+    with pytest.raises(UsageError, match="there is no quick; there are d3qn, example, stable_baselines3"):
+        dataclasses.replace(config, programs=("quick",)).check()

@@ -168,6 +168,13 @@ ROWS = [
         "--figure does nothing with compare; leave it out, or type python benchmark.py",
     ),
     ("benchmark.py inference --seconds 1", 2, "or type python benchmark.py compare or scaling"),
+    ("benchmark.py learning --game Pongg", 2, "unknown game 'Pongg'"),
+    (
+        "benchmark.py learning --config quickk --run-dir hour",
+        2,
+        "--config quickk is neither a file nor one of configs/",
+    ),
+    ("benchmark.py learning --programs dqn", 2, "there is no dqn; there are example"),
     ("benchmark.py parts --rounds 3", 2, "--rounds does nothing with parts"),
     ("benchmark.py scaling --num-envs 8", 2, "--num-envs does nothing with scaling"),
     ("benchmark.py --point-seconds 1", 2, "or type python benchmark.py inference"),
