@@ -83,21 +83,20 @@ def _constants(program: str) -> list[str]:
 def _rates(config: BenchmarkConfig, constants: dict[str, list[str]]) -> dict[str, float]:
     """Agent steps per second of each program: what the folder says, else measured now; raises `UsageError`."""
     file = config.run_dir / "rates.json"
-    if not file.exists():
-        measured = in_turn({name: _measurement(name, config) for name in constants}, config)
-        known = {name: {"constants": constants[name], **spread(values)} for name, values in measured.items()}
-        with failing_clearly(file):
-            config.run_dir.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps(known, indent=2) + "\n")
     try:
-        known = json.loads(file.read_text())
-        differing = [name for name in constants if known[name]["constants"] != constants[name]]
-        rates = {name: float(known[name]["median"]) for name in constants}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        known = json.loads(file.read_text()) if file.exists() else {}
+        differing = [name for name in constants if name in known and known[name]["constants"] != constants[name]]
+        rates = {name: float(row["median"]) for name, row in known.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{file} does not say the rates ({error!r}); remove it to measure them again") from None
     if differing:
         raise UsageError(f"{file} was measured with other constants of {differing[0]}; choose another --run-dir")
-    return rates
+    measured = in_turn({name: _measurement(name, config) for name in constants if name not in rates}, config)
+    known |= {name: {"constants": constants[name], **spread(values)} for name, values in measured.items()}
+    with failing_clearly(file):
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(known, indent=2) + "\n")
+    return rates | {name: known[name]["median"] for name in measured}
 
 
 def _measurement(program: str, config: BenchmarkConfig) -> Any:

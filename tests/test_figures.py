@@ -804,20 +804,22 @@ def test_an_hour_of_learning_is_counted_in_the_steps_of_rates_that_are_measured_
     monkeypatch.setattr(learning, "_train", train)
     monkeypatch.setattr(learning, "in_turn", lambda programs, _: {name: rates[name] for name in programs})
     monkeypatch.setattr(learning, "peer_is_there", lambda: False)
-    config = BenchmarkConfig("learning", game="ALE/Pong-v5", config="d3qn", run_dir=tmp_path, programs=("example",))
-    assert learning.learning(config)["learning"][0]["evaluations"] == []
+    alone = BenchmarkConfig("learning", game="ALE/Pong-v5", run_dir=tmp_path / "hour")
+    learning.learning(alone)
     assert trained == [("example", 7_200)]
-    rates["example"] = [100.0]  # what is kept counts, and what is there is not forgotten
-    result = learning.learning(dataclasses.replace(config, programs=(), figure=tmp_path / "hour.png"))
-    assert trained[1:] == [("d3qn", 1_800), ("example", 7_200)]
+    rates["example"] = [100.0]  # what is kept counts; what is missing is measured
+    config = dataclasses.replace(alone, config="d3qn", programs=("d3qn",), figure=tmp_path / "hour.png")
+    result = learning.learning(config)
+    assert trained[1:] == [("d3qn", 1_800)]
     assert result["learning"][1]["evaluations"] == [(1_000, 2.0), (2_000, 9.5), (3_000, 7.0)]
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert table[-2:] == [["d3qn", "0.5", "1,800", "1.5", "1.5"], ["example", "2.0", "7,200", "7.0", "9.5"]]
     lines = lines_of(learning.draw("pong", result["learning"]), 0)
     np.testing.assert_allclose(lines["the README's first example"][:, 0], [1_000 / 120, 2_000 / 120, 3_000 / 120])
     assert list(lines["--config d3qn"][0]) == [1_000 / 30, 1.5]
-    for text, words in (("{}", "does not say the rates"), ((tmp_path / "rates.json").read_text(), "other constants")):
-        (tmp_path / "rates.json").write_text(text.replace("1e-10", "1e-9"))
+    kept = tmp_path / "hour" / "rates.json"
+    for text, words in (("[]", "does not say the rates"), (kept.read_text(), "other constants of example")):
+        kept.write_text(text.replace("1e-10", "1e-9"))
         with pytest.raises(UsageError, match=words):
             learning.learning(config)
     with pytest.raises(UsageError, match="there is no quick; there are d3qn, example, stable_baselines3"):
