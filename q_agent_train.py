@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from atari import FRAMES_PER_MINUTE, FinishedGame
 from config import FLAGS, MAY_CHANGE, Hyperparameters, RunConfig, with_file
 from machine.checkpoint import misfit, save_state_dict
-from machine.devices import bits_depend_on, choose_device, set_up_torch, threads_wanted
+from machine.devices import bits_depend_on, choose_device, set_up_torch, threads_of, threads_wanted
 from machine.flags import check_types, parse
 from machine.progress import Progress
 from machine.run_folder import RunFolder, check_config, check_is_run_or_new, read_config
@@ -240,8 +240,8 @@ class Run:
         if "config" not in checkpoint:
             print(f"{what} is an older version's: nothing tells whether config.json is still its own.")
         self.folder.check(checkpoint["lengths"], checkpoint.get("digests", {}))
-        if checkpoint["machine"] and not threads_wanted():  # as many as it began with, here too: its bits hang on that
-            torch.set_num_threads(checkpoint["machine"][3])
+        if (threads := threads_of(checkpoint["machine"])) and not threads_wanted():
+            torch.set_num_threads(threads)  # as many as it began with, on any machine: its bits hang on that
         if not self._play_tape(checkpoint):
             print(f"Stopped while the tape was playing; nothing was changed. Go on: {self._command}")
             return False

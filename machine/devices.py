@@ -115,6 +115,11 @@ def bits_depend_on(device: torch.device) -> list[Any]:
     return [device.type, gpu, kernels, torch.get_num_threads(), str(torch.__version__)]
 
 
+def threads_of(machine: list[Any]) -> int:
+    """The number of threads in what `bits_depend_on` said when a checkpoint was written; 0 in an older version's."""
+    return machine[3] if len(machine) == 5 and isinstance(machine[3], int) else 0
+
+
 def available_bytes(device: torch.device) -> int:
     """Bytes of memory of a device that are free for a replay memory; a reserve for everything else is kept back."""
     gc.collect()  # a memory of an earlier run in this process may still be waiting for it

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from machine.devices import choose_device, pack, threads_wanted, unpack, usable_cores
+from machine.devices import bits_depend_on, choose_device, pack, threads_of, threads_wanted, unpack, usable_cores
 from machine.exits import UsageError
 
 
@@ -206,6 +206,8 @@ def test_threads_follow_the_cores_that_the_process_may_use(tmp_path: Path, monke
     assert threads_wanted() == 7
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     assert threads_wanted() == 0
+    assert threads_of(bits_depend_on(torch.device("cpu"))) == torch.get_num_threads()
+    assert threads_of([]) == threads_of(["cpu", 2, "2.13.0"]) == 0
 
 
 @pytest.mark.parametrize(
