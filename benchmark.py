@@ -18,7 +18,7 @@ from benchmarks.learning import learning
 from benchmarks.parts import parts
 from benchmarks.relatives import relatives
 from benchmarks.scaling import scaling
-from machine.devices import choose_device, keep_freed_memory
+from machine.devices import choose_device, set_up_torch
 from machine.files import writing_output
 from machine.flags import parse
 
@@ -47,7 +47,7 @@ def hardware(device: torch.device) -> str:
 def main() -> None:
     config = parse(BenchmarkConfig)
     config.check()
-    keep_freed_memory()
+    set_up_torch(deterministic=False)
     print(hardware(choose_device(config.device)), time.strftime("%Y-%m-%d"), sep=", ")
     result = MEASUREMENTS[config.what](config)
     if config.json:

@@ -43,7 +43,8 @@ TAKES = {  # the flags of each measurement; --device and --json are everyone's
         *("game", "seed", "config", "programs", "run_dir", "figure"),
     ),
 }
-PROGRAMS = ("example", "stable_baselines3")  # of the hour of learning, beside a config
+PEER = "stable_baselines3"
+PROGRAMS = ("example", PEER)  # of the hour of learning, beside a config
 Result = TypeVar("Result")
 
 
@@ -138,9 +139,9 @@ def in_turn(
 
 def peer_is_there() -> bool:
     """Whether Stable-Baselines3 is installed; says how where it is not."""
-    there = importlib.util.find_spec("stable_baselines3") is not None
+    there = importlib.util.find_spec(PEER) is not None
     if not there:
-        print("stable_baselines3 is not installed and left out: pip install -r requirements-benchmark.txt")
+        print(f"{PEER} is not installed and left out: pip install -r requirements-benchmark.txt")
     return there
 
 

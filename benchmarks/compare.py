@@ -11,6 +11,7 @@ from atari import display_name
 from benchmarks.common import (
     EPSILON,
     MINIBATCH,
+    PEER,
     WARM_UP_STEPS,
     BenchmarkConfig,
     in_turn,
@@ -70,22 +71,22 @@ def measure_stable_baselines3(config: BenchmarkConfig) -> float:
     return rate(lambda: model.learn(100, reset_num_timesteps=False), lambda: model.num_timesteps, config)
 
 
-PROGRAMS = {"ours": measure_ours, "stable_baselines3": measure_stable_baselines3}
+PROGRAMS = {"ours": measure_ours, PEER: measure_stable_baselines3}
 
 
 def compare(config: BenchmarkConfig) -> dict[str, Any]:
     """Measure every program in turn, round by round, and print the table; returns the result as an object."""
     programs = dict(PROGRAMS)
     if not peer_is_there():
-        del programs["stable_baselines3"]
+        del programs[PEER]
     rates = in_turn(programs, config)
     result: dict[str, Any] = {}
     print(f"{'agent steps per second':24} {'median':>8} {'minimum':>8} {'maximum':>8}")
     for name, values in rates.items():
         result[name] = row = spread(values)
         print(f"{name:24} {row['median']:8.1f} {row['minimum']:8.1f} {row['maximum']:8.1f}")
-    if "stable_baselines3" in result:
-        result["ratio"] = result["ours"]["median"] / result["stable_baselines3"]["median"]
+    if PEER in result:
+        result["ratio"] = result["ours"]["median"] / result[PEER]["median"]
         ratios = [ours / peer for ours, peer in zip(*rates.values(), strict=True)]
         print(f"ratio of the medians {result['ratio']:.2f}; round by round {min(ratios):.2f} to {max(ratios):.2f}")
     return result

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from atari import FRAMES_PER_MINUTE, PaperScores, paper_scores
-from benchmarks.common import ROOT, BenchmarkConfig, alone, in_turn, peer_is_there, save_figure, spread
+from atari import FRAMES_PER_MINUTE, paper_scores
+from benchmarks.common import PEER, PROGRAMS, ROOT, BenchmarkConfig, alone, in_turn, peer_is_there, save_figure, spread
 from benchmarks.compare import measure_ours, measure_stable_baselines3, peer_games
 from config import Hyperparameters, RunConfig, with_words, words_of_file
 from machine.devices import choose_device
@@ -44,8 +44,7 @@ ZOO: dict[str, Any] = {
     "exploration_final_eps": 0.01,
     "optimize_memory_usage": False,
 }
-PEER = "stable_baselines3"
-PROGRAMS = {  # what each is called, and its colour; a config is `--config NAME`, and blue
+LOOKS = {  # what each is called, and its colour; a config is `--config NAME`, and blue
     "example": ("the README's first example", ORANGE),
     PEER: ("Stable-Baselines3, its zoo's constants", VERMILLION),
 }
@@ -59,12 +58,12 @@ def learning(config: BenchmarkConfig) -> dict[str, Any]:
     rom = rom_name(config.game)
     there = [name for name in PROGRAMS if name != PEER or peer_is_there()]
     programs = [*([config.config] if config.config else []), *there]
-    rates = _rates(config, {name: _constants(name) for name in programs})
-    rows = []
+    constants = {name: _constants(name) for name in programs}
+    rates, rows = _rates(config, constants), []
     for name in programs:
         steps, folder = round(rates[name] * HOUR_SECONDS), config.run_dir / f"{rom}-seed{config.seed}-{Path(name).stem}"
         if not config.programs or name in config.programs:
-            _train(name, rom, folder, steps, config)
+            _train(name, constants[name], rom, folder, steps, config)
         means = _evaluations(folder / "evaluations.csv")
         rows.append({"program": name, "steps_per_second": rates[name], "agent_steps": steps, "evaluations": means})
     _print(rom, rows)
@@ -91,25 +90,28 @@ def _rates(config: BenchmarkConfig, constants: dict[str, list[str]]) -> dict[str
         raise UsageError(f"{file} does not say the rates ({error!r}); remove it to measure them again") from None
     if differing:
         raise UsageError(f"{file} was measured with other constants of {differing[0]}; choose another --run-dir")
-    measured = in_turn({name: _measurement(name, config) for name in constants if name not in rates}, config)
-    known |= {name: {"constants": constants[name], **spread(values)} for name, values in measured.items()}
-    with failing_clearly(file):
-        config.run_dir.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(known, indent=2) + "\n")
-    return rates | {name: known[name]["median"] for name in measured}
+    missing = {name: _measurement(name, words, config) for name, words in constants.items() if name not in rates}
+    if missing:
+        measured = {name: spread(values) for name, values in in_turn(missing, config).items()}
+        known |= {name: {"constants": constants[name], **row} for name, row in measured.items()}
+        rates |= {name: row["median"] for name, row in measured.items()}
+        with failing_clearly(file):
+            config.run_dir.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(known, indent=2) + "\n")
+    return rates
 
 
-def _measurement(program: str, config: BenchmarkConfig) -> Any:
+def _measurement(program: str, words: list[str], config: BenchmarkConfig) -> Any:
     if program == PEER:
         return measure_stable_baselines3
-    parsed = with_words(RunConfig(config.game), _constants(program), program)
+    parsed = with_words(RunConfig(config.game), words, program)
     changes = {field.name: getattr(parsed, field.name) for field in fields(Hyperparameters)}
     for name in ("replay_start_size", "epsilon_start", "epsilon_end"):  # measured where it learns, at its usual epsilon
         del changes[name]
     return partial(measure_ours, changes=changes)
 
 
-def _train(program: str, rom: str, folder: Path, steps: int, config: BenchmarkConfig) -> None:
+def _train(program: str, constants: list[str], rom: str, folder: Path, steps: int, config: BenchmarkConfig) -> None:
     """Make a program's steps, or those that are missing; the peer, which cannot go on, begins anew."""
     every = steps // EVALUATIONS
     if program == PEER:
@@ -119,7 +121,7 @@ def _train(program: str, rom: str, folder: Path, steps: int, config: BenchmarkCo
         return
     words = ["--game", rom, "--seed", config.seed, "--steps", steps, "--games", MOST, "--evaluate-every", every]
     more = ["--run-dir", folder, "--save-every-games", 0, "--device", config.device]
-    command = [sys.executable, ROOT / "q_agent_train.py", *_constants(program), *words, *more]
+    command = [sys.executable, ROOT / "q_agent_train.py", *constants, *words, *more]
     if status := subprocess.run([*map(str, command)], check=False).returncode:
         raise RunError(f"{folder} ended with status {status}; the same command goes on with it")
 
@@ -175,10 +177,10 @@ def draw(rom: str, rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     panel = figure.subplots()
     for row in rows:
-        label, color = PROGRAMS.get(row["program"], (f"--config {row['program']}", BLUE))
+        label, color = LOOKS.get(row["program"], (f"--config {row['program']}", BLUE))
         steps, means = np.array(row["evaluations"]).reshape(-1, 2).T
         panel.plot(steps / row["steps_per_second"] / 60, means, "o-", ms=4, color=color, label=label)
-    paper: PaperScores | None = paper_scores(rom)
+    paper = paper_scores(rom)
     for name, score in (("human tester", paper.human), ("random play", paper.random)) if paper else ():
         panel.axhline(score, color=GREY, linestyle=":", linewidth=1)
         panel.annotate(name, (0, score), (2, 2), textcoords="offset points", color=GREY, fontsize=9)

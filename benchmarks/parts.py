@@ -74,12 +74,8 @@ def parts(config: BenchmarkConfig) -> list[dict[str, Any]]:
     with torch.profiler.profile() as profile:
         for _ in range(PROFILED_STEPS):
             step(training)
-    time = f"self_{'cpu' if device.type == 'cpu' else 'device'}_time_total"
-    print(f"PyTorch's profiler, {PROFILED_STEPS} vector steps:")
-    print(
-        profile.key_averages().table(
-            sort_by=time, row_limit=12 if device.type == "cpu" else 40, max_name_column_width=60
-        )
-    )
+    where, rows = ("cpu", 12) if device.type == "cpu" else ("device", 40)
+    table = profile.key_averages().table(f"self_{where}_time_total", row_limit=rows, max_name_column_width=60)
+    print(f"PyTorch's profiler, {PROFILED_STEPS} vector steps:", table, sep="\n")
     training.close()
     return [{"part": name.strip(), "milliseconds": milliseconds} for name, milliseconds in times.items()]

@@ -794,7 +794,7 @@ def test_an_hour_of_learning_is_counted_in_the_steps_of_rates_that_are_measured_
 ) -> None:
     trained, rates = list[tuple[str, int]](), {"example": [1.0, 3.0, 2.0], "d3qn": [0.5, 0.25, 0.75]}
 
-    def train(program: str, rom: str, folder: Path, steps: int, config: BenchmarkConfig) -> None:
+    def train(program: str, _words: list[str], _rom: str, folder: Path, steps: int, _config: BenchmarkConfig) -> None:
         trained.append((program, steps))
         folder.mkdir(exist_ok=True)
         means = {"example": (2.0, 9.5, 7.0), "d3qn": (1.5,)}[program]
