@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, Formatter
+from matplotlib.ticker import EngFormatter, Formatter, LogLocator
 
 from atari import FRAMES_PER_STEP, paper_scores
 from machine.exits import UsageError
@@ -218,7 +218,10 @@ def _draw_log(panels: np.ndarray, runs: list[RunCurves]) -> None:
     ):
         _draw_across(panel, [run.training.get(column, nothing) for run in runs], color, name)
     panels[3].set_yscale("log")
-    panels[3].yaxis.set_major_formatter("{x:g}")  # Matplotlib's own needs its mathematics, which is off
+    # Matplotlib's own labels, of large and small ticks, need its mathematics, which is off.
+    panels[3].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[3].yaxis.set_major_formatter("{x:g}")
+    panels[3].yaxis.set_minor_formatter("")
     labels = ("agent steps per game", "loss per transition", "mean Q-value", "standard deviation of Q-values")
     for panel, label in zip(panels, labels, strict=True):
         panel.set_ylabel(label)

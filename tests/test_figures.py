@@ -775,6 +775,22 @@ def test_the_log_is_drawn_beside_scores_and_lengths_with_the_frames_of_the_run(t
     assert cast(Axes, frames).get_xlim() == pytest.approx((8 * low, 8 * high))
 
 
+@pytest.mark.parametrize("deviations", [(0.014, 0.08), (0.0002, 0.15)])
+def test_a_deviation_within_a_decade_or_over_several_has_plain_labels(
+    tmp_path: Path, deviations: tuple[float, float]
+) -> None:
+    run = make_run(tmp_path / "run", [1.0, 3.0])
+    rows = "".join(f"{n}00,0.004,0.1,{value},0.3,{value},0.00025,0.9,70.0\n" for n, value in enumerate(deviations, 1))
+    (run / "training.csv").write_text(",".join(TRAINING_COLUMNS) + "\n" + rows)
+    with mpl.rc_context(figures.STYLE):
+        figure = draw_curves([read_run(run)])
+        figure.draw_without_rendering()
+    (panel,) = (axes for axes in figure.axes if axes.get_ylabel() == "standard deviation of Q-values")
+    texts = [label.get_text() for which in ("major", "minor") for label in panel.get_yticklabels(which=which)]
+    assert "0.02" in texts
+    assert not [text for text in texts if "$" in text]
+
+
 def test_a_log_that_knows_only_some_of_its_values_is_drawn_without_a_warning(tmp_path: Path) -> None:
     """The first row behind the start of learning may know the loss and not yet the held-out states."""
     run = make_run(tmp_path / "run", [1.0, 3.0], evaluations=False)
