@@ -14,11 +14,13 @@ from benchmarks.common import (
     PEER,
     WARM_UP_STEPS,
     BenchmarkConfig,
+    alone,
     in_turn,
     peer_is_there,
     spread,
     started,
 )
+from benchmarks.parts import limit
 from machine.devices import choose_device
 from q_agent_train import step
 from wrappers import rom_name
@@ -81,10 +83,14 @@ def compare(config: BenchmarkConfig) -> dict[str, Any]:
         del programs[PEER]
     rates = in_turn(programs, config)
     result: dict[str, Any] = {}
-    print(f"{'agent steps per second':24} {'median':>8} {'minimum':>8} {'maximum':>8}")
+    at_most = alone(limit, config)
+    print(f"{'agent steps per second':24} {'median':>8} {'minimum':>8} {'maximum':>8} {'of limit':>9}")
     for name, values in rates.items():
         result[name] = row = spread(values)
-        print(f"{name:24} {row['median']:8.1f} {row['minimum']:8.1f} {row['maximum']:8.1f}")
+        print(f"{name:24} {row['median']:8.1f} {row['minimum']:8.1f} {row['maximum']:8.1f}", end="")
+        print(f" {row['median'] / at_most:9.0%}")
+    print(f"limit of this project, with updates at the rate of matrix products: {at_most:.1f}")
+    result["limit"] = at_most
     if PEER in result:
         result["ratio"] = result["ours"]["median"] / result[PEER]["median"]
         ratios = [ours / peer for ours, peer in zip(*rates.values(), strict=True)]

@@ -1,29 +1,52 @@
-"""Where the time of a vector step goes, beside what the hardware could do."""
+"""Where the time of a vector step goes, beside what the hardware could do; and the limit that this sets to speed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from atari import FRAME_SIZE, HISTORY_FRAMES
-from benchmarks.common import GAME, MINIBATCH, BenchmarkConfig, milliseconds_of, started
-from model import QNetwork
+from benchmarks.common import BenchmarkConfig, milliseconds_of, started
 from q_agent_train import step
+from training import Training
 
 PROFILED_STEPS = 5
 
 
-def update_gigaflops() -> float:
-    """Floating-point operations, in 1e9, of one update: both networks forward, the online network backward."""
-    network = QNetwork(GAME, 4)
-    states = torch.zeros((MINIBATCH, HISTORY_FRAMES, FRAME_SIZE, FRAME_SIZE), dtype=torch.uint8)
-    with FlopCounterMode(display=False) as counter:
-        network(states).sum().backward()
-        with torch.no_grad():
-            network(states)
-    return counter.get_total_flops() / 1e9
+def updates_at_once(training: Training) -> int:
+    """Updates that a vector step makes together, where it makes any."""
+    return max(1, training.parameters.num_envs // training.parameters.update_frequency)
+
+
+def beside_learning(training: Training) -> dict[str, Callable[[], Any]]:
+    """What a vector step does besides learning: its parts, each to be timed alone."""
+    games, memory, parameters = training.games, training.memory, training.parameters
+    count, generator = updates_at_once(training) * parameters.minibatch_size, np.random.default_rng(0)
+    actions = generator.integers(games.num_actions, size=parameters.num_envs)
+    greedy = np.zeros(parameters.num_envs)
+
+    def emulate() -> None:
+        games.send(actions)
+        games.receive()
+
+    return {
+        "emulators alone": emulate,
+        "acting": lambda: training.agent.act(memory.latest_states(), greedy, generator),
+        "sampling": lambda: memory.sample(count, generator),
+    }
+
+
+def update_gigaflops(config: BenchmarkConfig, changes: Mapping[str, Any] = {}) -> float:
+    """Floating-point operations, in 1e9, of the multiplications of one update; counted on the CPU, on any device."""
+    with closing(started(replace(config, device="cpu"), **changes)) as training:
+        updates = updates_at_once(training)
+        drawn = training.memory.sample(updates * training.parameters.minibatch_size, np.random.default_rng(0))
+        with FlopCounterMode(display=False) as counter:
+            training.agent.learn(drawn, training.learning_rate, training.importance_exponent)
+    return counter.get_total_flops() / updates / 1e9
 
 
 def matrix_gigaflops(device: torch.device) -> float:
@@ -32,27 +55,31 @@ def matrix_gigaflops(device: torch.device) -> float:
     return 2 * 2048**3 / milliseconds_of(lambda: matrix @ matrix, device) / 1e6
 
 
+def limit(config: BenchmarkConfig, changes: Mapping[str, Any] = {}) -> float:
+    """Agent steps per second of this project if its updates took no longer than a matrix product of as many operations.
+
+    Emulators, acting and sampling take what they take, one after the other.
+    """
+    with closing(started(config, **changes)) as training:
+        device, parameters = training.memory.device, training.parameters
+        emulators, acting, sampling = (milliseconds_of(each, device) for each in beside_learning(training).values())
+    sampling /= updates_at_once(training)  # of one update
+    learning = update_gigaflops(config, changes) / matrix_gigaflops(device) * 1e3
+    updates = parameters.updates_per_period / parameters.update_frequency  # of one agent step
+    return 1e3 / ((emulators + acting) / parameters.num_envs + updates * (sampling + learning))
+
+
 def parts(config: BenchmarkConfig) -> list[dict[str, Any]]:
     """Time the parts of one vector step, each alone, and print them beside what the hardware could do."""
     training = started(config)
-    agent, memory, games, device = training.agent, training.memory, training.games, training.memory.device
-    generator = np.random.default_rng(0)
-    updates = max(1, config.num_envs // 4)
-    drawn = memory.sample(updates * MINIBATCH, generator)
-    actions, greedy = generator.integers(games.num_actions, size=config.num_envs), np.zeros(config.num_envs)
-
-    def emulate() -> None:
-        games.send(actions)
-        games.receive()
+    agent, memory, device, updates = training.agent, training.memory, training.memory.device, updates_at_once(training)
+    drawn = memory.sample(updates * training.parameters.minibatch_size, np.random.default_rng(0))
 
     def target_pass() -> None:
         with torch.no_grad():
             agent.target_network(drawn.windows[:, 1:])
 
-    timed: dict[str, Callable[[], Any]] = {
-        "emulators alone": emulate,
-        "acting": lambda: agent.act(memory.latest_states(), greedy, generator),
-        "sampling": lambda: memory.sample(updates * MINIBATCH, generator),
+    timed: dict[str, Callable[[], Any]] = beside_learning(training) | {
         f"learning, {updates} updates": lambda: agent.learn(drawn),
         "  of which target pass": target_pass,
         "  of which optimizer": lambda: [agent.optimizer.step() for _ in range(updates)],
@@ -62,15 +89,17 @@ def parts(config: BenchmarkConfig) -> list[dict[str, Any]]:
     for name, function in timed.items():
         times[name] = milliseconds_of(function, device)
         agent.load_state_dict(begun)  # the optimizer alone would drive the weights out of all bounds
-    emulators, _, _, learning, _, _, whole = times.values()
+    emulators, acting, sampling, learning, _, _, whole = times.values()
     print(f"{f'one step of {config.num_envs} environments':28} {'ms':>8} {'share':>7}")
     for name, milliseconds in times.items():
         print(f"{name:28} {milliseconds:8.2f} {milliseconds / whole:7.0%}")
-    rate, update = matrix_gigaflops(device), update_gigaflops()
+    rate, update = matrix_gigaflops(device), update_gigaflops(config)
     print(f"matrix products: {rate:,.0f} GFLOP/s; one update is {update:.2f} GFLOP, so {update / rate * 1e3:.2f} ms")
     print(f"one update takes {learning / updates:.2f} ms, {learning / updates / (update / rate * 1e3):.2f} times that")
-    alone, together = (config.num_envs / milliseconds * 1e3 for milliseconds in (emulators, whole))
-    print(f"agent steps per second: emulators alone {alone:,.0f}, everything {together:,.0f}")
+    least = emulators + acting + sampling + updates * update / rate * 1e3
+    alone, together, at_most = (config.num_envs / milliseconds * 1e3 for milliseconds in (emulators, whole, least))
+    print(f"agent steps per second: emulators alone {alone:,.0f}, everything {together:,.0f}", end="")
+    print(f", which is {together / at_most:.0%} of the limit of {at_most:,.0f} with updates at the matrix rate")
     with torch.profiler.profile() as profile:
         for _ in range(PROFILED_STEPS):
             step(training)

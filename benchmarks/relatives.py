@@ -4,8 +4,9 @@ from dataclasses import fields
 from functools import partial
 from typing import Any
 
-from benchmarks.common import BenchmarkConfig, in_turn, spread
+from benchmarks.common import BenchmarkConfig, alone, in_turn, spread
 from benchmarks.compare import measure_ours
+from benchmarks.parts import limit
 from config import Hyperparameters, with_file
 from q_agent_train import Config
 
@@ -33,9 +34,10 @@ def relatives(config: BenchmarkConfig) -> dict[str, Any]:
         learned = {field.name for field in fields(Hyperparameters)}.difference(OWN_SIZES)
         options[f"--config {name}"] = {key: config_of_file[key] for key in learned}
     rates = in_turn({name: partial(measure_ours, changes=changes) for name, changes in options.items()}, config)
-    print(f"{'agent steps per second':24} {'median':>8} {'minimum':>8} {'maximum':>8} {'ratio':>6}")
-    result = {name: spread(values) for name, values in rates.items()}
+    print(f"{'agent steps per second':24} {'median':>8} {'minimum':>8} {'maximum':>8} {'ratio':>6} {'of limit':>9}")
+    result = {name: spread(values) | {"limit": alone(limit, config, options[name])} for name, values in rates.items()}
     for name, row in result.items():
         ratio = row["median"] / result["the paper's"]["median"]
-        print(f"{name:24} {row['median']:8.1f} {row['minimum']:8.1f} {row['maximum']:8.1f} {ratio:6.2f}")
+        print(f"{name:24} {row['median']:8.1f} {row['minimum']:8.1f} {row['maximum']:8.1f} {ratio:6.2f}", end="")
+        print(f" {row['median'] / row['limit']:9.0%}")
     return {"relatives": result}

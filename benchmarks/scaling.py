@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from atari import FRAME_SIZE, Step
 from benchmarks.common import MINIBATCH, BenchmarkConfig, alone, milliseconds_of, save_figure, spread
 from benchmarks.compare import measure_ours
+from benchmarks.parts import limit
 from machine.devices import choose_device
 from replay_memory import ReplayMemory
 
@@ -33,14 +34,16 @@ def measure_sampling(size: int, device: torch.device) -> tuple[float, float]:
 def scaling(config: BenchmarkConfig) -> dict[str, Any]:
     """Steps/s against the number of environments; bytes and sampling time against the memory's size."""
     result: dict[str, Any] = {"rounds": config.rounds, "environments": [], "memory": []}
-    print(f"{'environments':>14} {'agent steps/s':>14} {'minimum':>9} {'maximum':>9}")
+    print(f"{'environments':>14} {'agent steps/s':>14} {'minimum':>9} {'maximum':>9} {'of limit':>9}")
     device = choose_device(config.device)
     for count in ENVIRONMENTS_OF_GPU if device.type == "cuda" else ENVIRONMENTS:
         size = config.replay_size // count * count
         sized = replace(config, num_envs=count, replay_size=size)
         row = spread([alone(measure_ours, sized) for _ in range(config.rounds)])
+        row["limit"] = alone(limit, sized)
         result["environments"].append({"environments": count, **row})
-        print(f"{count:14} {row['median']:14.1f} {row['minimum']:9.1f} {row['maximum']:9.1f}")
+        print(f"{count:14} {row['median']:14.1f} {row['minimum']:9.1f} {row['maximum']:9.1f}", end="")
+        print(f" {row['median'] / row['limit']:9.0%}")
     print(f"{'memory':>14} {'ms for 256':>14} {'minimum':>9} {'maximum':>9} {'bytes each':>14}")
     for size in MEMORY_SIZES:
         sizes, times = zip(*(measure_sampling(size, device) for _ in range(config.rounds)), strict=True)

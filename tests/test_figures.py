@@ -28,7 +28,7 @@ from matplotlib.text import Annotation
 import benchmark
 import figures
 from atari import PAPER_RULES, paper_table
-from benchmarks import inference, learning, scaling
+from benchmarks import inference, learning, parts, scaling
 from benchmarks.common import TAKES, BenchmarkConfig, timer
 from benchmarks.inference import LINES, POINTS, Point
 from machine.checkpoint import save_state_dict
@@ -742,6 +742,21 @@ def test_the_inference_figure_has_a_line_for_each_network() -> None:
     legend = figure.axes[3].get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == [inference.name_of(layers) for layers in LINES]
+
+
+def test_the_limit_of_the_speed_is_that_of_the_multiplications(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.common.WARM_UP_STEPS", 100)
+    small = BenchmarkConfig(num_envs=8, replay_size=640, device="cpu")
+    layers = (20 * 20 * 32 * 4 * 64, 9 * 9 * 64 * 32 * 16, 7 * 7 * 64 * 64 * 9, 3136 * 512, 512 * 4)
+    update = 2 * 32 * (4 * sum(layers) - layers[0]) / 1e9  # two passes forward, one back to all but the pixels
+    double = update + 2 * 32 * sum(layers) / 1e9
+    assert parts.update_gigaflops(small) == pytest.approx(update)
+    assert parts.update_gigaflops(small, {"double": True}) == pytest.approx(double)
+    times = iter((16.0, 8.0, 2.0))  # emulators and acting for 8 environments, sampling for 2 updates
+    monkeypatch.setattr(parts, "milliseconds_of", lambda function, device: next(times))
+    monkeypatch.setattr(parts, "matrix_gigaflops", lambda device: 100.0)
+    milliseconds = (16 + 8) / 8 + 2 / 4 * (1 + 10 * double)  # of an agent step, with two updates for every four
+    assert parts.limit(small, {"double": True, "updates_per_period": 2}) == pytest.approx(1000 / milliseconds)
 
 
 def test_every_flag_of_the_benchmark_belongs_to_a_measurement() -> None:
