@@ -17,7 +17,8 @@ from config import RunConfig, with_words, words_for
 from machine.files import failing_clearly, replacing, write_csv, write_text
 from machine.flags import Count, flag
 
-STAGES = 5  # a trial is scored at each fifth of its agent steps, and may be given up there
+STAGES = 5  # a trial is scored at each fifth of its agent steps ...
+PRUNED_FROM = 3  # ... and may be given up from this one on: before it most are near random play
 LOGARITHMIC_FROM = 30  # a range that spans such a factor is searched by its logarithm
 SYNTAX = "--over wants a range or choices for each flag: learning-rate=0.00003..0.001 optimizer=rmsprop,adam"
 OWN_FLAGS = {
@@ -36,12 +37,17 @@ def import_optuna() -> Any:
     return optuna
 
 
+def median_pruner() -> Any:
+    """What gives a trial up at a fifth, from `PRUNED_FROM` on, where it is worse than the median of those before."""
+    return import_optuna().pruners.MedianPruner(n_warmup_steps=PRUNED_FROM)
+
+
 @dataclass
 class SearchConfig(TrainingFlags):
     """Search for the constants with the best score, by trials: training runs, each scored by the paper's protocol.
 
-    A trial is scored at each fifth of its agent steps, on the same 30 games as all others, and given up where it is
-    worse than most. Stopped or killed, the same command goes on. The other flags hold for all trials.
+    A trial is scored at each fifth of its agent steps, on the same 30 games as all others, and given up from the third
+    on where it is worse than most. Stopped or killed, the same command goes on. The other flags hold for all trials.
     """
 
     games: tuple[str, ...] = ()
@@ -234,7 +240,7 @@ def search(config: SearchConfig) -> Path:
     largest = max([config.replay_size, *(int(s.high) for name, s in spaces.items() if name == "replay_size")])
     with held(folder, "search.json", config.described(), may_grow="trials"):
         try:
-            file, pruner = f"sqlite:///{folder / 'study.db'}", optuna.pruners.MedianPruner()
+            file, pruner = f"sqlite:///{folder / 'study.db'}", median_pruner()
             named = {"study_name": "search", "direction": "maximize", "load_if_exists": True}
             work = Search(config, folder, optuna.create_study(storage=file, pruner=pruner, **named), spaces)
             if sum(trial.state.is_finished() for trial in work.trials()) < config.trials:

@@ -21,7 +21,7 @@ from config import with_file
 from machine.exits import RunError, UsageError
 from machine.flags import parse
 from q_agent_train import Config
-from search import SearchConfig, search
+from search import SearchConfig, import_optuna, median_pruner, search
 from sweep import SweepConfig, sweep
 
 pytestmark = pytest.mark.cluster
@@ -265,6 +265,21 @@ def test_ranges_are_whole_numbers_or_logarithmic_where_they_should_be() -> None:
         ("FloatDistribution", False),
         ("CategoricalDistribution", None),
     ]
+
+
+def test_a_trial_is_not_given_up_before_its_third_fifth() -> None:
+    study = import_optuna().create_study(direction="maximize", pruner=median_pruner())
+    for _ in range(5):
+        good = study.ask()
+        for fifth in range(1, 6):
+            good.report(10.0, fifth)
+        study.tell(good, 10.0)
+    bad = study.ask()
+    given_up = []
+    for fifth in range(1, 4):
+        bad.report(1.0, fifth)
+        given_up.append(bad.should_prune())
+    assert given_up == [False, False, True]
 
 
 def test_aggregates_are_those_computed_by_hand() -> None:
