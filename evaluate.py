@@ -127,7 +127,7 @@ def play(entrant: Entrant, config: EvaluationConfig) -> list[FinishedGame]:
     rom, limit_frames = rom_name(entrant.game), round(config.minutes * FRAMES_PER_MINUTE)
     with closing(AtariGames(rom, config.games, entrant.rules, max_frames_per_game=limit_frames)) as games:
         player = entrant.player(games.num_actions, config)
-        with tqdm(total=config.games, desc=f"{entrant.name}: games", leave=False) as bar:
+        with tqdm(total=config.games, desc=f"{entrant.name}: games", leave=False, disable=None) as bar:
             played = play_protocol(
                 player, games, seed=config.emulator_seeds(), watch=lambda done: bar.update(done - bar.n) is not False
             )

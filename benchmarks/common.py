@@ -132,7 +132,7 @@ def in_turn(
 ) -> dict[str, list[float]]:
     """What each program measures, round by round, every one alone in each."""
     measured: dict[str, list[float]] = {name: [] for name in programs}
-    for name in tqdm([*programs] * config.rounds, desc="measuring", leave=False):
+    for name in tqdm([*programs] * config.rounds, desc="measuring", leave=False, disable=None):
         measured[name].append(alone(programs[name], config))
     return measured
 

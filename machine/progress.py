@@ -1,6 +1,7 @@
 """The one line that a training shows while it runs: tqdm draws it, how long is left is worked out here."""
 
 import datetime
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from tqdm.auto import tqdm
 
 WINDOW_SECONDS = 60.0  # speed and time left are those of the last minute
 REFRESH_SECONDS = 1.0
+LINE_EVERY_SECONDS = 60.0  # where nobody watches: in a file each line stays, and a run has a week of them
 MOST_SECONDS = 10**9  # 31 years; beyond 10**13 Python has no name for it
 
 
@@ -21,10 +23,12 @@ class Progress:
         self._limits = {"--steps": steps_limit, "--games": games_limit}
         self._learning_begins = learning_begins
         self._marks = deque([(time.monotonic(), steps, games)])
-        self._bar = tqdm(total=100, bar_format="{percentage:3.0f}% |{bar:10}| {desc}")
+        watched = sys.stderr.isatty() or "ipykernel" in sys.modules  # a terminal or a notebook
+        self._bar = tqdm(total=100, bar_format="{percentage:3.0f}% |{bar:10}| {desc}", disable=not watched)
+        self._said_at = -LINE_EVERY_SECONDS
 
     def show(self, steps: int, games: int, scores: Sequence[float], epsilon: float) -> None:
-        """Refresh the line when it is older than `REFRESH_SECONDS`, and at the end."""
+        """Refresh the line when it is older than `REFRESH_SECONDS`, and at the end; in a file, write one a minute."""
         now, reached = time.monotonic(), (steps, games)
         share = max(now_at / limit for now_at, limit in zip(reached, self._limits.values(), strict=True))
         if now - self._marks[-1][0] < REFRESH_SECONDS and len(self._marks) > 1 and share < 1:
@@ -36,9 +40,11 @@ class Progress:
             self._marks.popleft()
         mean = f", mean of last {len(scores)}: {np.mean(scores):.1f}" if scores else ""
         self._bar.n = round(100 * share)
-        self._bar.set_description_str(
-            f"game {games:,}{mean}, epsilon {epsilon:.3f}, step {steps:,}, {self._pace(steps)}"
-        )
+        line = f"game {games:,}{mean}, epsilon {epsilon:.3f}, step {steps:,}, {self._pace(steps)}"
+        self._bar.set_description_str(line)
+        if self._bar.disable and (now - self._said_at >= LINE_EVERY_SECONDS or share >= 1):
+            self._said_at = now
+            print(f"{self._bar.n:3}% {line}", file=sys.stderr)
 
     def steps_per_second(self, steps: int) -> float:
         """Agent steps per second over the last minute, now that it is at `steps`."""

@@ -44,6 +44,15 @@ def test_it_names_the_limit_that_ends_the_run(show: Show) -> None:
     assert show(31, 10_000, 22).startswith("100%, ")
 
 
+def test_in_a_file_there_is_a_line_a_minute_and_one_at_the_end(show: Show, capsys: pytest.CaptureFixture[str]) -> None:
+    for second in range(1, 131):
+        show(second, 10 * second, 0)
+    show(131, 10_000, 0)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(", step ")[1].split(", ")[0] for line in lines] == ["10", "610", "1,210", "10,000"]
+    assert lines[-1].startswith("100% game 0, ")
+
+
 def test_a_time_beyond_all_bounds_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     progress = Progress(0, 0, learning_begins=1, steps_limit=10**15, games_limit=10**15)
     progress.show(1, 0, [], 1.0)
