@@ -634,7 +634,7 @@ def test_help_names_every_kind_of_picture() -> None:
 def test_the_scaling_figure_has_titles_and_the_spread_of_its_measurements(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rates, times = iter([100.0, 90.0, 130.0, 200.0, 210.0, 180.0]), iter([0.5, 0.7, 0.4])
+    rates, times = iter([100.0, 90.0, 130.0, 400.0, 200.0, 210.0, 180.0, 250.0]), iter([0.5, 0.7, 0.4])
     monkeypatch.setattr(scaling, "ENVIRONMENTS", (1, 32))
     monkeypatch.setattr(scaling, "MEMORY_SIZES", (10_000,))
     monkeypatch.setattr(scaling, "alone", lambda measure, config: next(rates))
@@ -642,13 +642,13 @@ def test_the_scaling_figure_has_titles_and_the_spread_of_its_measurements(
     result = scaling.scaling(BenchmarkConfig("scaling", rounds=3, figure=tmp_path / "scaling.png"))
     assert (tmp_path / "scaling.png").stat().st_size
     assert result["environments"] == [
-        {"environments": 1, "median": 100.0, "minimum": 90.0, "maximum": 130.0},
-        {"environments": 32, "median": 200.0, "minimum": 180.0, "maximum": 210.0},
+        {"environments": 1, "median": 100.0, "minimum": 90.0, "maximum": 130.0, "limit": 400.0},
+        {"environments": 32, "median": 200.0, "minimum": 180.0, "maximum": 210.0, "limit": 250.0},
     ]
     memory = {"transitions": 10_000, "median": 0.5, "minimum": 0.4, "maximum": 0.7, "bytes_each": 7063.5}
     assert result["memory"] == [memory]
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert printed[1:3] == [["1", "100.0", "90.0", "130.0"], ["32", "200.0", "180.0", "210.0"]]
+    assert printed[1:3] == [["1", "100.0", "90.0", "130.0", "25%"], ["32", "200.0", "180.0", "210.0", "80%"]]
     assert printed[4] == ["10,000", "0.50", "0.40", "0.70", "7063.5"]
     figure = scaling.draw(result)
     left, right = figure.axes
