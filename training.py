@@ -57,8 +57,7 @@ class Training:
         self.agent_steps = agent_steps
         self.epsilon = parameters.epsilon(np.arange(agent_steps, after))
         self.updates_due = parameters.updates_until(after) - parameters.updates_until(agent_steps)
-        copies = multiples_crossed(agent_steps, after, parameters.target_update_frequency)
-        self.target_copy_is_due = copies > 0 and parameters.target_network
+        self.target_copy_is_due = multiples_crossed(agent_steps, after, parameters.target_update_frequency) > 0
         self.head_reset_is_due = multiples_crossed(agent_steps, after, parameters.reset_head_every) > 0
         self.learning_rate = parameters.learning_rate_at(agent_steps)
         self.importance_exponent = parameters.importance_exponent_at(agent_steps)
