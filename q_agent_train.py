@@ -21,7 +21,7 @@ from config import FLAGS, MAY_CHANGE, Hyperparameters, RunConfig, with_file
 from machine.checkpoint import misfit, save_state_dict
 from machine.devices import bits_depend_on, choose_device, set_up_torch, threads_of, threads_wanted
 from machine.flags import check_types, parse
-from machine.progress import Progress
+from machine.progress import Progress, bar_of_tape
 from machine.run_folder import RunFolder, check_config, check_is_run_or_new, read_config
 from machine.tables import evaluation_row, game_row, training_row
 from machine.webhook import Webhook
@@ -259,7 +259,7 @@ class Run:
         """Fill the memory again, and say it where the run will not be bit for bit the same; False at a signal."""
         state = checkpoint["training"]
         total = sum(len(actions) for actions in state["tape"]["actions"])
-        with tqdm(total=total, desc="Playing the tape", unit=" steps", unit_scale=True) as bar:
+        with bar_of_tape(total) as bar:
 
             def watch(steps: int) -> bool:
                 bar.update(steps)

@@ -1,4 +1,4 @@
-"""The one line that a training shows while it runs: tqdm draws it, how long is left is worked out here."""
+"""What a training shows while it runs: tqdm draws the line and the tape's bar, how long is left is worked out here."""
 
 import datetime
 import sys
@@ -15,6 +15,19 @@ LINE_EVERY_SECONDS = 60.0  # where nobody watches: in a file each line stays, an
 MOST_SECONDS = 10**9  # 31 years; beyond 10**13 Python has no name for it
 
 
+def watched() -> bool:
+    """Whether somebody watches standard error, in a terminal or a notebook: there a line is refreshed in place."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+def bar_of_tape(agent_steps: int) -> tqdm:
+    """The bar of a tape of so many agent steps that is played back; in a file one line."""
+    what = "Playing the tape"
+    if not watched():
+        print(f"{what} of {agent_steps:,} agent steps", file=sys.stderr)
+    return tqdm(total=agent_steps, desc=what, unit=" steps", unit_scale=True, disable=not watched())
+
+
 class Progress:
     """How fast a training goes, how long is left, and the line that says so."""
 
@@ -23,8 +36,7 @@ class Progress:
         self._limits = {"--steps": steps_limit, "--games": games_limit}
         self._learning_begins = learning_begins
         self._marks = deque([(time.monotonic(), steps, games)])
-        watched = sys.stderr.isatty() or "ipykernel" in sys.modules  # a terminal or a notebook
-        self._bar = tqdm(total=100, bar_format="{percentage:3.0f}% |{bar:10}| {desc}", disable=not watched)
+        self._bar = tqdm(total=100, bar_format="{percentage:3.0f}% |{bar:10}| {desc}", disable=not watched())
         self._said_at = -LINE_EVERY_SECONDS
 
     def show(self, steps: int, games: int, scores: Sequence[float], epsilon: float) -> None:

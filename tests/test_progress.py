@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from machine.progress import Progress
+from machine.progress import Progress, bar_of_tape
 
 Show = Callable[[float, int, int], str]
 
@@ -51,6 +51,14 @@ def test_in_a_file_there_is_a_line_a_minute_and_one_at_the_end(show: Show, capsy
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(", step ")[1].split(", ")[0] for line in lines] == ["10", "610", "1,210", "10,000"]
     assert lines[-1].startswith("100% game 0, ")
+
+
+def test_in_a_file_a_tape_is_one_line_however_long_it_plays(capsys: pytest.CaptureFixture[str]) -> None:
+    with bar_of_tape(160_000) as bar:
+        bar.mininterval = 0  # else tqdm itself leaves most updates out
+        for _ in range(1_000):
+            bar.update(160)
+    assert capsys.readouterr().err == "Playing the tape of 160,000 agent steps\n"
 
 
 def test_a_time_beyond_all_bounds_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
