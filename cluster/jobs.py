@@ -192,6 +192,8 @@ class Crew:
 
 def _connect(ray: Any, address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray tells its makers
+    # Else Ray kills a training with its driver; cluster/guarded.py has it save first.
+    os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "false")
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
         memory = available_bytes(choose_device("cpu"))

@@ -18,6 +18,7 @@ from soak import differences
 
 from cluster.board import last_rows
 from config import with_file
+from machine.checkpoint import CheckpointFile
 from machine.exits import RunError, UsageError
 from machine.flags import parse
 from q_agent_train import Config
@@ -149,6 +150,19 @@ def flags_alone(run: str) -> list[str]:
     """The flags with which a run of the sweep above is made without it, in the folder where it is called."""
     game, seed = run.split("-seed")
     return ["--game", game, "--seed", seed, "--run-dir", run, "--games", "1000000", "--steps", "3000", *SMALL]
+
+
+def test_when_the_driver_is_killed_its_run_saves_first(tmp_path: Path) -> None:
+    run = tmp_path / "sweep" / "road_runner-seed0"
+    rarely = ("--checkpoint-minutes", "60", "--cpus-per-run", "0.1")
+    flags = ["--games", "RoadRunner", "--run-dir", str(run.parent), "--steps", "1000000", *SMALL, *rarely]
+    driver = start_script("sweep.py", *flags, cwd=tmp_path)
+    wait_for(lambda: len(last_rows(run / "games.csv")) > 1, 120)
+    played = int(last_rows(run / "games.csv")[-1][1])
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate(timeout=10)
+    wait_for(lambda: not training_in(run.parent), 10)
+    assert CheckpointFile(run).load()[0]["training"]["agent_steps"] >= played
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
