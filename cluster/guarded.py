@@ -16,7 +16,8 @@ STOP_SECONDS = 60.0  # for a run to save when it is asked to
 def run_guarded(command: list[str], log: str, root: str, threads: int) -> int:
     """Run a script with its flags, what it prints behind `log`; returns its exit status.
 
-    For a worker of Ray: cancelled there, it has the script save and end. When the worker dies, the script ends too.
+    For a worker of Ray: cancelled there, it has the script save and end. When the worker dies, the script
+    saves and ends, too, where Ray does not kill it at once (`jobs._connect`).
     """
     guard = [sys.executable, "-m", "cluster.guarded", str(os.getpid()), *command]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}

@@ -79,8 +79,9 @@ def import_ray() -> Any:
 class Crew:
     """Runs jobs, in the order in which they are added; a context manager, behind which no process of them is left.
 
-    A job that ends with another status than 0 is tried twice more. One that was killed, or whose worker or node was
-    lost, is begun again, too; that counts as a try only where nothing had got on since it was begun.
+    (But for those of a lost worker, which may be saving for `guarded.GRACE_SECONDS`.) A job that ends with another
+    status than 0 is tried twice more. One that was killed, or whose worker or node was lost, is begun again, too; that
+    counts as a try only where nothing had got on since it was begun.
     """
 
     def __init__(self, cluster: Cluster, *, device: str, replay_bytes: int, process_bytes: int):
@@ -192,10 +193,11 @@ class Crew:
 
 def _connect(ray: Any, address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray tells its makers
-    # Else Ray kills a training with its driver; cluster/guarded.py has it save first.
-    os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "false")
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
+        # Else Ray kills a training with its driver, before cluster/guarded.py has it save. Other clusters are started
+        # with that (docs/cluster.md): their workers do not see what is set here.
+        os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "false")
         memory = available_bytes(choose_device("cpu"))
         local = {"_memory": memory, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
         ray.init(address="local", num_cpus=_cores(), **local, **quiet)

@@ -22,10 +22,10 @@ def watched() -> bool:
 
 def bar_of_tape(agent_steps: int) -> tqdm:
     """The bar of a tape of so many agent steps that is played back; in a file one line."""
-    what = "Playing the tape"
-    if not watched():
-        print(f"{what} of {agent_steps:,} agent steps", file=sys.stderr)
-    return tqdm(total=agent_steps, desc=what, unit=" steps", unit_scale=True, disable=not watched())
+    what, in_file = "Playing the tape", not watched()
+    if in_file:
+        print(f"{what} of {agent_steps:,} agent steps; 1,000,000 take minutes", file=sys.stderr)
+    return tqdm(total=agent_steps, desc=what, unit=" steps", unit_scale=True, disable=in_file)
 
 
 class Progress:

@@ -154,14 +154,16 @@ def flags_alone(run: str) -> list[str]:
 
 def test_when_the_driver_is_killed_its_run_saves_first(tmp_path: Path) -> None:
     run = tmp_path / "sweep" / "road_runner-seed0"
-    rarely = ("--checkpoint-minutes", "60", "--cpus-per-run", "0.1")
+    rarely = ("--checkpoint-minutes", "60")
     flags = ["--games", "RoadRunner", "--run-dir", str(run.parent), "--steps", "1000000", *SMALL, *rarely]
     driver = start_script("sweep.py", *flags, cwd=tmp_path)
-    wait_for(lambda: len(last_rows(run / "games.csv")) > 1, 120)
-    played = int(last_rows(run / "games.csv")[-1][1])
-    driver.send_signal(signal.SIGKILL)
-    driver.communicate(timeout=10)
+    try:
+        wait_for(lambda: len(last_rows(run / "games.csv")) > 1, 120)
+        played = int(last_rows(run / "games.csv")[-1][1])
+    finally:
+        driver.kill()  # with it ends what it has begun
     wait_for(lambda: not training_in(run.parent), 10)
+    driver.communicate()
     assert CheckpointFile(run).load()[0]["training"]["agent_steps"] >= played
 
 

@@ -58,7 +58,7 @@ def test_in_a_file_a_tape_is_one_line_however_long_it_plays(capsys: pytest.Captu
         bar.mininterval = 0  # else tqdm itself leaves most updates out
         for _ in range(1_000):
             bar.update(160)
-    assert capsys.readouterr().err == "Playing the tape of 160,000 agent steps\n"
+    assert capsys.readouterr().err == "Playing the tape of 160,000 agent steps; 1,000,000 take minutes\n"
 
 
 def test_a_time_beyond_all_bounds_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
