@@ -141,9 +141,10 @@ def _train_stable_baselines3(rom: str, folder: Path, steps: int, seed: int, devi
             # Seeds that no training has: its own count from `seed`.
             seed_here = 1_000_000 + 1_000 * len(rows)
             games = peer_games(rom, GAMES, seed_here, wrapper_kwargs=whole, env_kwargs=limit)
-            explored, self.model.exploration_rate = self.model.exploration_rate, EPSILON
-            scores, _ = evaluate_policy(self.model, games, GAMES, deterministic=False, return_episode_rewards=True)
-            self.model.exploration_rate = explored
+            model: Any = self.model
+            explored, model.exploration_rate = model.exploration_rate, EPSILON
+            scores, _ = evaluate_policy(model, games, GAMES, deterministic=False, return_episode_rewards=True)
+            model.exploration_rate = explored
             games.close()
             row = evaluation_row(self.num_timesteps, np.array(scores), None)
             rows.append(dict(zip(EVALUATION_COLUMNS, row, strict=True)))

@@ -46,7 +46,7 @@ def cluster() -> Iterator[Any]:
     """A head without cores, and two nodes of one core each."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
+    cluster: Any = Cluster(initialize_head=True, head_node_args=HEAD)
     cluster.nodes = [cluster.add_node(num_cpus=1, memory=2 * 10**9) for _ in range(2)]
     yield cluster
     cluster.shutdown()
