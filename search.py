@@ -3,6 +3,7 @@
 from machine.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import dataclasses
 import itertools
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,12 +111,6 @@ class SearchConfig(TrainingFlags):
         return with_words(self.run(rom, self.seed), words, "--over")
 
 
-def normalised(rom: str, mean: float) -> float:
-    """The objective's share of a game: its mean score, in percent of the human tester's where the paper has one."""
-    paper = paper_scores(rom)
-    return paper.normalised(mean) if paper else mean
-
-
 class Search(Work):
     """The trials under way: training to a fifth, its evaluation, what Optuna says to that."""
 
@@ -190,7 +185,8 @@ class Search(Work):
             self.evaluate(crew, [self.folder / row.run / "model.pt"], scores, row.run, ended.job.key)
         else:
             mean = float(scores_in(scores)[0]["mean"])
-            self._scores[number][rom] = normalised(rom, mean)
+            paper = paper_scores(rom) if len(self.roms) > 1 else None
+            self._scores[number][rom] = paper.normalised(mean) if paper else mean
             row.message = f"{mean:.1f} after fifth {stage}"
             if len(self._scores[number]) == len(self.roms):
                 value = float(np.mean([*self._scores[number].values()]))
@@ -285,7 +281,9 @@ def draw(work: Search, complete: list[Any]) -> None:
     import matplotlib as mpl
 
     mpl.use("agg")
-    pictures = import_optuna().visualization.matplotlib
+    optuna = import_optuna()
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of its pictures, which are as pinned
+    pictures = optuna.visualization.matplotlib
     drawn = {"history": pictures.plot_optimization_history, "slices": pictures.plot_slice}
     if len({trial.value for trial in complete}) > 1:
         drawn["importances"] = pictures.plot_param_importances

@@ -100,10 +100,14 @@ def went_on_from(folder: Path, run: str) -> list[int]:
     return [int(step.replace(",", "")) for step in re.findall(r"Going on at game [\d,]+, agent step ([\d,]+)", text)]
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return [*csv.DictReader(file)]
+
+
 def scored_in(folder: Path) -> list[tuple[str, str]]:
     """Run and network of each row of scores.csv."""
-    with open(folder / "scores.csv", newline="") as file:
-        return [(Path(row["state_dict"]).parent.name, row["network"]) for row in csv.DictReader(file)]
+    return [(Path(row["state_dict"]).parent.name, row["network"]) for row in rows_of(folder / "scores.csv")]
 
 
 def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver_bit_for_bit(
@@ -199,7 +203,7 @@ def test_runs_that_fail_are_tried_twice_more_and_the_others_go_on(
 
 
 def test_a_search_goes_on_after_it_was_killed_and_ends_with_a_config(
-    cluster: Any, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    cluster: Any, start: Callable[..., subprocess.Popen[str]], tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     folder = tmp_path / "search"
     over = ["--over", "learning-rate=0.0001..0.01", "optimizer=rmsprop,adam", "update-frequency=2..8"]
@@ -217,14 +221,15 @@ def test_a_search_goes_on_after_it_was_killed_and_ends_with_a_config(
     driver.wait(10)
     wait_for(lambda: not training_in(folder), 10)
     search(parse(SearchConfig, words=[*flags, "--address", cluster.address]))
-    with open(folder / "trials.csv", newline="") as file:
-        trials = list(csv.DictReader(file))
+    trials = rows_of(folder / "trials.csv")
     assert [trial["trial"] for trial in trials] == ["0", "1"]
     assert not any(trial["fifth_3"] for trial in trials)
     assert {trial["state"] for trial in trials} <= {"complete", "pruned"}
     assert all(trial["fifth_5"] for trial in trials if trial["state"] == "complete")
     assert all(1e-4 <= float(trial["learning-rate"]) <= 1e-2 for trial in trials)
     best = max((t for t in trials if t["state"] == "complete"), key=lambda trial: float(trial["fifth_5"]))
+    (scored,) = rows_of(folder / "scores" / f"trial{int(best['trial']):03}-road_runner-5.csv")
+    assert float(best["fifth_5"]) == float(scored["mean"])  # of one game it is the score itself
     lines = (folder / "best.yaml").read_text().splitlines()
     assert f"learning-rate: {best['learning-rate']}" in lines
     runs = [f"trial{number:03}-road_runner" for number in range(2)]
@@ -232,6 +237,7 @@ def test_a_search_goes_on_after_it_was_killed_and_ends_with_a_config(
     # Where it was not killed, a trial goes on from the end of a fifth.
     assert any(step % 600 for run in runs for step in went_on_from(folder, run))
     assert (folder / "history.png").stat().st_size > 1_000
+    assert not [warning for warning in recwarn if "experimental" in str(warning.message)]
     assert with_file(Config(config=str(folder / "best.yaml"))).learning_rate == float(best["learning-rate"])
 
 
