@@ -12,7 +12,7 @@ test: .venv/installed
 	.venv/bin/python -m pytest tests/
 
 test-cluster: .venv/cluster
-	.venv/bin/python -m pytest tests/ -m cluster -n 0
+	.venv/bin/python -m pytest tests/ -m cluster
 
 lint: .venv/installed
 	.venv/bin/ruff check .
