@@ -115,7 +115,7 @@ class Search(Work):
     """The trials under way: training to a fifth, its evaluation, what Optuna says to that."""
 
     def __init__(self, config: SearchConfig, folder: Path, study: Any, spaces: dict[str, Any]):
-        super().__init__(folder, config.steps)
+        super().__init__(folder, config)
         self.config = config
         self.study = study
         self.spaces = spaces

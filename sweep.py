@@ -67,7 +67,7 @@ class Sweep(Work):
     """The runs of a sweep, on their way from training to a row of scores.csv."""
 
     def __init__(self, config: SweepConfig, folder: Path, runs: dict[str, tuple[RunConfig, str]]):
-        super().__init__(folder, config.steps)
+        super().__init__(folder, config)
         self._config = config
         self._configs = {name: run for name, (run, _) in runs.items()}
         self.rows = {name: Row(name, run.rom, run.seed, value) for name, (run, value) in runs.items()}

@@ -127,9 +127,10 @@ def held(folder: Path, name: str, described: dict[str, Any], may_grow: str) -> I
 class Work(ABC):
     """Runs on their way through training and evaluation; what follows from what is the sweep's or the search's."""
 
-    def __init__(self, folder: Path, steps: int):
+    def __init__(self, folder: Path, config: TrainingFlags):
         self.folder = folder
-        self.steps = steps
+        self.steps = config.steps
+        self._evaluation_games = config.evaluation_games
         self.rows: dict[str, Row] = {}
         for part in ("logs", "scores"):
             with failing_clearly(folder / part):
@@ -152,6 +153,7 @@ class Work(ABC):
     def evaluate(self, crew: Crew, networks: Sequence[Path], scores: Path, run: str, key: Any = None) -> None:
         """Have networks of a run scored by the paper's protocol."""
         flags = ["--state-dict", *map(str, networks), "--csv", str(scores), "--seed", str(EVALUATION_SEED)]
+        flags += ["--games", str(self._evaluation_games)]
         crew.add(Job(run, "evaluate.py", flags, self._log(run), scores, key), first=True)
 
     def _log(self, run: str) -> Path:

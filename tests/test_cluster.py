@@ -29,7 +29,7 @@ pytestmark = pytest.mark.cluster
 SMALL = (
     *("--num-envs", "4", "--replay-size", "480", "--replay-start-size", "240", "--minibatch-size", "4"),
     *("--target-update-frequency", "300", "--epsilon-decay-steps", "1000", "--evaluate-every", "1000"),
-    *("--evaluation-games", "1", "--save-every-games", "0", "--checkpoint-minutes", "0.02", "--device", "cpu"),
+    *("--evaluation-games", "2", "--save-every-games", "0", "--checkpoint-minutes", "0.02", "--device", "cpu"),
     *("--network", "nips2013"),  # it learns and is saved faster
 )
 # Ray's own 15 seconds until a silent node counts as lost are for networks.
@@ -127,7 +127,7 @@ def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver_bit_for_bit(
         lambda: [run for run, process in before.items() if training_in(folder).get(run) != process], 10
     )
     cluster.nodes.append(cluster.add_node(num_cpus=1, memory=2 * 10**9))
-    wait_for(lambda: (folder / "scores.csv").exists(), 180)  # a run is finished
+    wait_for(lambda: (folder / "scores.csv").exists(), 300)  # a run is finished
     of_driver = wait_for(lambda: [run for run in training_in(folder) if past_checkpoint(folder / run)], 120)
     driver.send_signal(signal.SIGKILL)
     driver.wait(10)
@@ -141,6 +141,7 @@ def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver_bit_for_bit(
         assert max(went_on_from(folder, run)) > 0, run
     runs = ["road_runner-seed0", "road_runner-seed1", "kangaroo-seed0", "kangaroo-seed1"]
     assert scored_in(folder) == [(run, network) for run in runs for network in ("best", "model")]
+    assert {row["games"] for row in rows_of(folder / "scores.csv")} == {"2"}  # --evaluation-games
     for pair in (runs[:2], runs[2:]):  # as many at a time as there are cores
         made_alone = [start_script("q_agent_train.py", *flags_alone(run), cwd=tmp_path) for run in pair]
         assert [process.communicate(timeout=120) and process.returncode for process in made_alone] == [0, 0]
