@@ -134,7 +134,7 @@ class Hyperparameters:
     evaluate_every: Annotated[int, Bounds(0, MOST)] = 250_000
     """Agent steps between evaluations by the paper's protocol, 0 for never (run_gpu: eval_freq)."""
     evaluation_games: Annotated[int, Bounds(1, MAX_ENVS)] = 30
-    """Games per evaluation (paper, Methods: Evaluation procedure)."""
+    """Games per evaluation, those of a sweep's or a search's scores, too (paper, Methods: Evaluation procedure)."""
     deterministic: bool = False
     """On a GPU, use only kernels that always give the same bits, at some cost. A CPU always does."""
 

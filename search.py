@@ -47,8 +47,9 @@ def median_pruner() -> Any:
 class SearchConfig(TrainingFlags):
     """Search for the constants with the best score, by trials: training runs, each scored by the paper's protocol.
 
-    A trial is scored at each fifth of its agent steps, on the same 30 games as all others, and given up from the third
-    on where it is worse than most. Stopped or killed, the same command goes on. The other flags hold for all trials.
+    A trial is scored at each fifth of its agent steps behind its warm-up, on the same games as all others, and given up
+    from the third on where it is worse than most. Stopped or killed, the same command goes on. The other flags hold for
+    all trials.
     """
 
     games: tuple[str, ...] = ()

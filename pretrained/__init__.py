@@ -1,1 +1,1 @@
-"""The agents that come with the project: README.md says how each was made."""
+"""What makes a trained network ready to come with the project."""

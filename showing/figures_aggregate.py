@@ -20,6 +20,7 @@ from matplotlib.ticker import EngFormatter
 from atari import PaperScores, games_named, paper_scores, paper_table
 from machine.exits import UsageError
 from machine.tables import number_in, read_rows
+from showing.episodes import GAMES
 from showing.figures_tables import BLUE, GREY, ORANGE, VERMILLION, drawable, networks_of, preferred, read_run
 
 RESAMPLES = 2_000  # of each stratified bootstrap
@@ -71,6 +72,8 @@ def read_sweep(folder: Path) -> tuple[list[Scored], list[str]]:
     if not rows:
         raise UsageError(f"{table} has no row: no run is finished yet; sweep.py fills it")
     notes = [f"{folder}: {networks_of(rows)}", *_missing(folder, rows)]
+    if other := sorted({row["games"] for row in rows if row.get("games")} - {str(GAMES)}):
+        notes.append(f"{folder}: scores of {' and '.join(other)} games; the paper's protocol has {GAMES}")
     scored = []
     for value in dict.fromkeys(row["value"] for row in rows):
         of_value = [row for row in rows if row["value"] == value]
@@ -84,11 +87,12 @@ def _missing(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
     """The games and seeds that a sweep was begun for and that have no score yet."""
     try:
         asked = json.loads((folder / "sweep.json").read_text())
-        every = [(game_of(game), seed) for game in games_named(asked["games"]) for seed in range(asked["seeds"])]
+        runs = itertools.product(games_named(asked["games"]), range(asked["seeds"]), asked["vary"][1:] or [""])
+        every = [(game_of(game), seed, value) for game, seed, value in runs]
     except (OSError, ValueError, KeyError, TypeError):
         return [f"{folder / 'sweep.json'} does not say which runs were asked for"]
-    there = {(game_of(row["game"]), row["seed"]) for row in rows}
-    missing = [f"{game} seed {seed}" for game, seed in every if (game, seed) not in there]
+    there = {(game_of(row["game"]), row["seed"], row["value"]) for row in rows}
+    missing = [f"{run[0]} seed {run[1]} {run[2]}".rstrip() for run in every if run not in there]
     return [f"{folder}: without a score yet: {', '.join(missing)}"] if missing else []
 
 
