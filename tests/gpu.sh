@@ -32,7 +32,7 @@ for name in ${*:-tests parts contiguous compare scaling training}; do
         rm -rf "$out/copy"
         ;;
     compare) phase compare 180 $measure compare --rounds 2 --seconds "$seconds" ;;
-    scaling) phase scaling 240 $measure scaling --rounds 1 --seconds "$seconds" --json "$out/scaling.json" ;;
+    scaling) phase scaling 300 $measure scaling --rounds 1 --seconds "$seconds" --json "$out/scaling.json" ;;
     training)
         setsid nohup timeout -s TERM "$train_seconds" "$python" q_agent_train.py --device "$device" $flags \
             --run-dir "$out/run" --checkpoint-minutes 2 --save-every-games 0 >"$out/training.txt" 2>&1 &
