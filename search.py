@@ -35,6 +35,7 @@ def import_optuna() -> Any:
     except ImportError:
         raise UsageError("Optuna is not installed: pip install -r requirements-cluster.txt") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of its pictures, which are as pinned
     return optuna
 
 
@@ -282,9 +283,7 @@ def draw(work: Search, complete: list[Any]) -> None:
     import matplotlib as mpl
 
     mpl.use("agg")
-    optuna = import_optuna()
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of its pictures, which are as pinned
-    pictures = optuna.visualization.matplotlib
+    pictures = import_optuna().visualization.matplotlib
     drawn = {"history": pictures.plot_optimization_history, "slices": pictures.plot_slice}
     if len({trial.value for trial in complete}) > 1:
         drawn["importances"] = pictures.plot_param_importances

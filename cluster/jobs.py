@@ -79,7 +79,7 @@ def import_ray() -> Any:
 class Crew:
     """Runs jobs, in the order in which they are added; a context manager, behind which no process of them is left.
 
-    (But for those of a lost worker, which may be saving for `guarded.GRACE_SECONDS`.) A job that ends with another
+    Those of a lost worker may still be saving, for `guarded.GRACE_SECONDS`. A job that ends with another
     status than 0 is tried twice more. One that was killed, or whose worker or node was lost, is begun again, too; that
     counts as a try only where nothing had got on since it was begun.
     """

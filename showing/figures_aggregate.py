@@ -92,8 +92,9 @@ def _missing(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError):
         return [f"{folder / 'sweep.json'} does not say which runs were asked for"]
     there = {(game_of(row["game"]), row["seed"], row["value"]) for row in rows}
-    missing = [f"{run[0]} seed {run[1]} {run[2]}".rstrip() for run in every if run not in there]
-    return [f"{folder}: without a score yet: {', '.join(missing)}"] if missing else []
+    missing = [run for run in every if run not in there]
+    named = (f"{game} seed {seed} {value}".rstrip() for game, seed, value in missing)
+    return [f"{folder}: without a score yet: {', '.join(named)}"] if missing else []
 
 
 def _setting(name: str, folder: Path, rows: list[dict[str, Any]]) -> tuple[Scored, list[str]]:

@@ -127,7 +127,7 @@ def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver_bit_for_bit(
         lambda: [run for run, process in before.items() if training_in(folder).get(run) != process], 10
     )
     cluster.nodes.append(cluster.add_node(num_cpus=1, memory=2 * 10**9))
-    wait_for(lambda: (folder / "scores.csv").exists(), 300)  # a run is finished
+    wait_for(lambda: (folder / "scores.csv").exists(), 180)  # a run is finished
     of_driver = wait_for(lambda: [run for run in training_in(folder) if past_checkpoint(folder / run)], 120)
     driver.send_signal(signal.SIGKILL)
     driver.wait(10)
