@@ -270,6 +270,7 @@ def test_of_a_sweep_the_best_networks_are_drawn_else_the_newest_with_their_inter
     ]
 
 
+@pytest.mark.cluster  # rliable
 def test_runs_without_a_score_and_scores_of_other_games_than_the_papers_are_said(tmp_path: Path) -> None:
     asked = {"games": ["Pong"], "seeds": 2, "vary": ["learning-rate", "0.1", "0.2"]}
     (tmp_path / "sweep.json").write_text(json.dumps(asked))
