@@ -48,9 +48,9 @@ def median_pruner() -> Any:
 class SearchConfig(TrainingFlags):
     """Search for the constants with the best score, by trials: training runs, each scored by the paper's protocol.
 
-    A trial is scored at each fifth of its agent steps behind its warm-up, on the same games as all others, and given up
-    from the third on where it is worse than most. Stopped or killed, the same command goes on. The other flags hold for
-    all trials.
+    A trial is scored at each fifth of its agent steps, on the same games as all others; from the third on, behind its
+    warm-up, it is given up where it is worse than most. Stopped or killed, the same command goes on. The other flags
+    hold for all trials.
     """
 
     games: tuple[str, ...] = ()
@@ -165,16 +165,19 @@ class Search(Work):
         return self.rows.setdefault(name, Row(name, rom, self.config.seed, values))
 
     def _train(self, trial: Any, stage: int, crew: Crew) -> None:
-        """Train a trial on from one of its fifths, 0 for its start, to the next that lies behind its warm-up."""
+        """Train a trial on from one of its fifths, 0 for its start, to the next."""
         self._trials[trial.number], self._scores[trial.number] = trial, {}
         for rom in self.roms:
             config = self.config.with_values(rom, trial.params)
-            ends = {k: config.steps * k // STAGES for k in range(stage + 1, STAGES + 1)}
-            then = next(k for k, steps in ends.items() if steps > config.replay_start_size)
+            steps = max(self._fifth(stage + 1), config.replay_start_size + 1)  # no run ends in its warm-up
             row = self._row(trial, rom)
             row.state = "waiting"
-            config = dataclasses.replace(config, steps=ends[then])
-            self.train(crew, config, row.run, (trial.number, then, rom), first=stage > 0)
+            config = dataclasses.replace(config, steps=steps)
+            self.train(crew, config, row.run, (trial.number, stage + 1, rom), first=stage > 0)
+
+    def _fifth(self, stage: int) -> int:
+        """The agent steps at which a fifth of a trial ends."""
+        return self.steps * stage // STAGES
 
     def take(self, ended: Ended, crew: Crew) -> None:
         number, stage, rom = ended.job.key
@@ -198,9 +201,10 @@ class Search(Work):
     def _go_from(self, trial: Any, stage: int, value: float, crew: Crew) -> None:
         """What follows a fifth whose value is reported: the end, pruning, or training to the next."""
         self._trials[trial.number] = trial
+        warm_up = self.config.with_values(self.roms[0], trial.params).replay_start_size
         if stage == STAGES:
             self._tell(trial, "COMPLETE", value=value)
-        elif trial.should_prune():
+        elif self._fifth(stage) > warm_up and trial.should_prune():
             self._tell(trial, "PRUNED")
         else:
             self._train(trial, stage, crew)

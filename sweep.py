@@ -69,6 +69,7 @@ class Sweep(Work):
     def __init__(self, config: SweepConfig, folder: Path, runs: dict[str, tuple[RunConfig, str]]):
         super().__init__(folder, config)
         self._config = config
+        self.named_by = ("game", "seed", "value") if config.vary else ("game", "seed")
         self._configs = {name: run for name, (run, _) in runs.items()}
         self.rows = {name: Row(name, run.rom, run.seed, value) for name, (run, value) in runs.items()}
         for name, row in self.rows.items():
@@ -126,8 +127,10 @@ class Sweep(Work):
         free = shutil.disk_usage(self.folder).free
         done = len(self.rows) - waiting
         print(f"{waiting} runs to make, {done} finished; {crew.room()} at a time, limited by {crew.limits()}")
-        print(f"each needs {config.cpus_per_run:g} cores, {crew.bytes_per_run / 1e9:.1f} GB of memory", end="")
-        print(f" and about {each / 1e9:.1f} GB of disk: {each * waiting / 1e9:.1f} GB of {free / 1e9:.1f} GB free")
+        memory, at_a_time = crew.bytes_per_run / 1e9, min(crew.room(), waiting)
+        print(f"each needs {config.cpus_per_run:g} cores", end=", ")
+        print(f"{memory:.1f} GB of memory ({memory * at_a_time:.1f} GB at a time)", end=", ")
+        print(f"about {each / 1e9:.1f} GB of disk ({each * waiting / 1e9:.1f} GB of {free / 1e9:.1f} GB free)")
 
 
 def sweep(config: SweepConfig) -> Path:

@@ -48,14 +48,14 @@ class Row:
         self.seconds_left = left / rate if training and rate else None
 
     def cells(self) -> tuple[str, ...]:
-        """What the table shows, in the order of `HEADINGS`."""
+        """What is shown of a run beside its name, in the order of `HEADINGS`."""
         mean = "" if self.mean_of_100 is None else f"{self.mean_of_100:,.1f}"
         rate = "" if self.steps_per_second is None else f"{self.steps_per_second:,.0f}"
         left = "" if self.seconds_left is None else str(datetime.timedelta(seconds=round(self.seconds_left)))
-        return self.run, f"{self.agent_steps:,}", mean, rate, left, f"{self.state} {self.message}".rstrip()
+        return f"{self.agent_steps:,}", mean, rate, left, f"{self.state} {self.message}".rstrip()
 
 
-HEADINGS = ("run", "agent steps", "mean of 100", "steps/s", "time left", "state")
+HEADINGS = ("agent steps", "mean of 100", "steps/s", "time left", "state")
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
@@ -73,9 +73,10 @@ def last_rows(table: Path) -> list[list[str]]:
 class Board:
     """Shows the rows, and keeps them in a CSV file; a context manager."""
 
-    def __init__(self, rows: Mapping[str, Row], file: Path):
-        """`rows` by run; more may come."""
+    def __init__(self, rows: Mapping[str, Row], file: Path, named_by: tuple[str, ...] = ("run",)):
+        """`rows` by run; more may come. named_by: what of a row names it in the first columns of the table."""
         self._rows = rows
+        self._named_by = named_by
         self._file = file
         self._live: Any = None
         self._said: dict[str, str] = {}
@@ -102,7 +103,7 @@ class Board:
         all_due = time.monotonic() - self._said_at > LINE_EVERY_SECONDS
         for row in self._rows.values():
             if self._said.get(row.run) != row.state or (all_due and row.state in GOING_ON):
-                named = zip(HEADINGS[1:-1], row.cells()[1:-1], strict=True)
+                named = zip(HEADINGS[:-1], row.cells()[:-1], strict=True)
                 print(f"{row.run}: {row.cells()[-1]}", *(f"{name} {cell}" for name, cell in named if cell), sep=", ")
                 self._said[row.run] = row.state
         if all_due:
@@ -112,8 +113,8 @@ class Board:
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table(*HEADINGS, box=None)
+        table = Table(*self._named_by, *HEADINGS, box=None, pad_edge=False)
         order = {"training": 0, "evaluating": 0, "failed": 1, "waiting": 2}  # what does not fit is what is done
         for row in sorted(self._rows.values(), key=lambda row: order.get(row.state, 3)):
-            table.add_row(*map(escape, row.cells()))
+            table.add_row(*(escape(str(getattr(row, name))) for name in self._named_by), *map(escape, row.cells()))
         return table

@@ -11,6 +11,8 @@ import time
 LOOK_EVERY_SECONDS = 0.5
 GRACE_SECONDS = 6.0  # a training saves within a second or two; after this it is killed, and loses a few minutes
 STOP_SECONDS = 60.0  # for a run to save when it is asked to
+SMALLEST_GPU = """import torch
+print(min(torch.cuda.get_device_properties(each).total_memory for each in range(torch.cuda.device_count())))"""
 
 
 def run_guarded(command: list[str], log: str, root: str, threads: int) -> int:
@@ -32,6 +34,15 @@ def run_guarded(command: list[str], log: str, root: str, threads: int) -> int:
         process.terminate()
         process.wait(STOP_SECONDS)
     return int(process.returncode)
+
+
+def smallest_gpu_bytes() -> int:
+    """The memory of the smallest GPU of this machine.
+
+    For a worker of Ray, from which Ray hides the GPUs that it did not ask for, so another process looks.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    return int(subprocess.check_output([sys.executable, "-c", SMALLEST_GPU], env=environment))
 
 
 def end_with(parent: int) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from cluster.guarded import STOP_SECONDS, run_guarded
-from machine.devices import available_bytes, choose_device
+from cluster.guarded import STOP_SECONDS, run_guarded, smallest_gpu_bytes
+from machine.devices import RESERVE_BYTES, available_bytes, choose_device
 from machine.exits import UsageError
 from machine.flags import Bounds, Positive
 
@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 PAUSES_SECONDS = (10.0, 30.0)  # before the second and the third try: what is left of the one before may be saving
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing is sent through it; Ray's own choice is a third of the memory
 CONNECT_SECONDS = 5.0
+ASK_SECONDS = 60.0  # a node for its GPUs
 KILLED = (128 + signal.SIGKILL, 128 + signal.SIGTERM)  # statuses beside the negative ones
 DOING = {"q_agent_train.py": "training", "evaluate.py": "evaluating"}
 
@@ -30,7 +31,8 @@ class Cluster:
     cpus_per_run: Positive = 1.0
     """Cores for each run, its threads; a fraction lets several share one."""
     gpus_per_run: Annotated[float | None, Bounds(0, 64)] = None
-    """GPUs for each run; a fraction lets several share one. Default: 1 where there are GPUs and --device allows it."""
+    """GPUs for each run; a fraction lets as many share one as it has memory for.
+    Default: 1 where there are GPUs and --device allows it."""
 
 
 @dataclass
@@ -96,6 +98,10 @@ class Crew:
             may_use = device == "auto" or device.startswith("cuda")
             gpus = 1.0 if may_use and ray.cluster_resources().get("GPU") else 0.0
         self.bytes_per_run = process_bytes + (0 if gpus else replay_bytes)
+        self._gpu_limit = "GPUs"
+        if 0 < gpus < 1 and ray.cluster_resources().get("GPU"):
+            share = self._share_of_gpu(replay_bytes)
+            gpus, self._gpu_limit = max((gpus, "GPUs"), (share, "GPU memory"))
         self._needs = {"CPU": cluster.cpus_per_run, "GPU": gpus, "memory": float(self.bytes_per_run)}
         self._threads = max(1, int(cluster.cpus_per_run))
         self._waiting: list[Job] = []
@@ -120,12 +126,34 @@ class Crew:
     def limits(self) -> str:
         """What keeps more jobs from running at a time, in words."""
         sums = {name: sum(fits[name] for fits in self._fits()) for name, need in self._needs.items() if need}
-        return {"CPU": "cores", "GPU": "GPUs", "memory": "memory"}[min(sums, key=lambda name: sums[name])]
+        return {"CPU": "cores", "GPU": self._gpu_limit, "memory": "memory"}[min(sums, key=lambda name: sums[name])]
 
     def _fits(self) -> list[dict[str, int]]:
         """For each node and resource, how many jobs fit."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        return [{name: int(node.get(name, 0) / need) for name, need in self._needs.items() if need} for node in nodes]
+        needs = {name: need for name, need in self._needs.items() if need}
+        nodes = [node["Resources"] for node in self._alive()]
+        return [{name: _fit(name, node.get(name, 0), need) for name, need in needs.items()} for node in nodes]
+
+    def _alive(self) -> list[dict[str, Any]]:
+        return [node for node in self._ray.nodes() if node["Alive"]]
+
+    def _share_of_gpu(self, replay_bytes: int) -> float:
+        """The share of a GPU that a run needs for its replay memory, of the smallest GPU; 1 where it needs more."""
+        runs = self._smallest_gpu_bytes() // (replay_bytes + RESERVE_BYTES)
+        return int(10_000 / max(1, runs)) / 10_000  # Ray rounds to such steps, and up would be one run fewer
+
+    def _smallest_gpu_bytes(self) -> int:
+        """Asked on every node with GPUs, since Ray itself does not know; raises `UsageError`."""
+        on = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        ask = self._ray.remote(num_cpus=0)(smallest_gpu_bytes)
+        nodes = [node["NodeID"] for node in self._alive() if node["Resources"].get("GPU")]
+        try:
+            asked = [ask.options(scheduling_strategy=on(node, soft=False)).remote() for node in nodes]
+            return int(min(self._ray.get(asked, timeout=ASK_SECONDS)))
+        except self._ray.exceptions.RayError as error:
+            self._ray.shutdown()
+            why = f"a node does not say how large its GPUs are ({str(error).strip().splitlines()[-1]})"
+            raise UsageError(f"{why}; --gpus-per-run 1 needs no answer") from None
 
     def add(self, job: Job, *, first: bool = False) -> None:
         """Have a job run when its turn comes, behind the others or before them."""
@@ -189,6 +217,11 @@ class Crew:
         late = self._ray.wait(running, num_returns=len(running), timeout=STOP_SECONDS)[1] if running else []
         self._running.clear()
         return not late
+
+
+def _fit(name: str, there: float, need: float) -> int:
+    """How many runs fit into what a node has of a resource; one that shares a GPU does not lie across two."""
+    return int(there) * int(1 / need) if name == "GPU" and need < 1 else int(there / need)
 
 
 def _connect(ray: Any, address: str | None) -> None:

@@ -127,6 +127,8 @@ def held(folder: Path, name: str, described: dict[str, Any], may_grow: str) -> I
 class Work(ABC):
     """Runs on their way through training and evaluation; what follows from what is the sweep's or the search's."""
 
+    named_by: tuple[str, ...] = ("run",)  # the first columns of the table in the terminal
+
     def __init__(self, folder: Path, config: TrainingFlags):
         self.folder = folder
         self.steps = config.steps
@@ -172,7 +174,7 @@ class Work(ABC):
         with (
             Crew(config, device=config.device, **sizes) as crew,
             StopSignal() as stop,  # within: Ray takes SIGTERM for itself when it starts
-            Board(self.rows, self.folder / table) as board,
+            Board(self.rows, self.folder / table, self.named_by) as board,
         ):
             self.say_plan(crew)
             while not stop:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,14 @@ import pytest
 from conftest import run_script, start_script
 from soak import differences
 
-from cluster.board import last_rows
+from cluster.board import Board, Row, last_rows
+from cluster.jobs import Cluster, Crew
 from config import with_file
 from machine.checkpoint import CheckpointFile
 from machine.exits import RunError, UsageError
 from machine.flags import parse
 from q_agent_train import Config
-from search import SearchConfig, import_optuna, median_pruner, search
+from search import Search, SearchConfig, import_optuna, median_pruner, search
 from sweep import SweepConfig, sweep
 
 pytestmark = pytest.mark.cluster
@@ -224,7 +226,7 @@ def test_a_search_goes_on_after_it_was_killed_and_ends_with_a_config(
     search(parse(SearchConfig, words=[*flags, "--address", cluster.address]))
     trials = rows_of(folder / "trials.csv")
     assert [trial["trial"] for trial in trials] == ["0", "1"]
-    assert not any(trial["fifth_3"] for trial in trials)
+    assert all(trial[f"fifth_{fifth}"] for trial in trials for fifth in (1, 2, 3))  # never given up in the warm-up
     assert {trial["state"] for trial in trials} <= {"complete", "pruned"}
     assert all(trial["fifth_5"] for trial in trials if trial["state"] == "complete")
     assert all(1e-4 <= float(trial["learning-rate"]) <= 1e-2 for trial in trials)
@@ -240,6 +242,24 @@ def test_a_search_goes_on_after_it_was_killed_and_ends_with_a_config(
     assert (folder / "history.png").stat().st_size > 1_000
     assert not [warning for warning in recwarn if "experimental" in str(warning.message)]
     assert with_file(Config(config=str(folder / "best.yaml"))).learning_rate == float(best["learning-rate"])
+
+
+@pytest.mark.parametrize(("asked", "room", "limit"), [(0.4, 4, "GPUs"), (0.1, 6, "GPU memory"), (1, 2, "GPUs")])
+def test_runs_share_a_gpu_as_far_as_its_memory_reaches(
+    monkeypatch: pytest.MonkeyPatch, asked: float, room: int, limit: str
+) -> None:
+    from ray.cluster_utils import Cluster as Nodes
+
+    monkeypatch.setattr(Crew, "_smallest_gpu_bytes", lambda _crew: 24 * 10**9)  # no GPU is needed for this
+    nodes: Any = Nodes(initialize_head=True, head_node_args=HEAD)
+    try:
+        nodes.add_node(num_cpus=16, num_gpus=2, memory=64 * 10**9)
+        cluster = Cluster(address=nodes.address, gpus_per_run=asked)
+        sizes = {"replay_bytes": 7 * 10**9, "process_bytes": 10**9}  # with a reserve a third of such a GPU
+        with Crew(cluster, device="auto", **sizes) as crew:
+            assert (crew.room(), crew.limits()) == (room, limit)
+    finally:
+        nodes.shutdown()
 
 
 def test_a_cluster_that_is_not_there_is_a_line_within_seconds(tmp_path: Path) -> None:
@@ -303,6 +323,36 @@ def test_a_trial_is_not_given_up_before_its_third_fifth() -> None:
         bad.report(1.0, fifth)
         given_up.append(bad.should_prune())
     assert given_up == [False, False, True]
+
+
+def test_no_trial_is_given_up_in_its_warm_up(tmp_path: Path) -> None:
+    over, study = ("learning-rate=0.1..0.2",), import_optuna().create_study()
+    config = SearchConfig(games=("Pong",), over=over, steps=1_000, replay_start_size=700)
+    work = Search(config, tmp_path, study, config.spaces())
+    jobs: list[Any] = []
+    trial = study.ask(work.spaces)
+    crew: Any = SimpleNamespace(add=lambda job, first: jobs.append(job))
+    trial.should_prune = lambda: True  # it is worse than the others
+    for fifth in range(3):
+        work._go_from(trial, fifth, 0.0, crew)
+    work._go_from(trial, 3, 0.0, crew)
+    # The first three fifths end with the warm-up and a first update.
+    assert [parse(Config, words=job.flags).steps for job in jobs] == [701, 701, 701, 800]
+    work._go_from(trial, 4, 0.0, crew)
+    assert [trial.state.name for trial in study.trials] == ["PRUNED"]
+
+
+def test_the_table_of_a_sweep_has_a_column_for_game_and_seed_in_80_characters(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    row = Row("montezuma_revenge-seed104", "montezuma_revenge", 104, "", "training", 49_999_999, 9_999)
+    row.mean_of_100, row.steps_per_second, row.seconds_left = 2_012.5, 246.0, 86_399.0
+    board = Board({row.run: row}, tmp_path / "sweep.csv", ("game", "seed"))
+    with (console := Console(width=80)).capture() as shown:
+        console.print(board._table())
+    headings, cells = (re.split(r"  +", line.strip()) for line in shown.get().splitlines())
+    assert headings == ["game", "seed", "agent steps", "mean of 100", "steps/s", "time left", "state"]
+    assert cells == ["montezuma_revenge", "104", "49,999,999", "2,012.5", "246", "23:59:59", "training"]
 
 
 def test_aggregates_are_those_computed_by_hand() -> None:
