@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from atari import FRAMES_PER_MINUTE, FinishedGame
+from atari import FinishedGame
 from config import FLAGS, MAY_CHANGE, Hyperparameters, RunConfig, with_file
-from machine.checkpoint import misfit, save_state_dict
+from machine.checkpoint import dense, misfit, save_state_dict
 from machine.devices import bits_depend_on, choose_device, set_up_torch, threads_of, threads_wanted
 from machine.flags import check_types, parse
 from machine.progress import Progress, bar_of_tape
@@ -28,7 +28,7 @@ from machine.webhook import Webhook
 from model import QNetwork
 from q_agent import Adam, Optimizer, QAgent, RMSProp
 from replay_memory import ReplayMemory
-from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, play_protocol
+from showing.evaluator import Evaluator, EvaluatorBeside
 from training import Training, multiples_crossed
 from wrappers import AtariGames
 
@@ -36,6 +36,9 @@ GAME = "BreakoutNoFrameskip-v4"  # edit this line to change the game, or name an
 
 # What every checkpoint holds beside the training's own state; newer ones have config and digests, too.
 OLD_FORMAT: dict[str, Any] = {"machine": [], "lengths": {}, "best_mean": 0.0, "seconds": 0.0}
+BESIDE_ON = (
+    "cuda",
+)  # devices on which an evaluation goes on beside the training: there cores wait, on a CPU they do not
 LOG_EVERY_STEPS = 10_000  # agent steps between rows of training.csv, and the values in TensorBoard that are no game's
 
 
@@ -122,6 +125,7 @@ def train(config: Config) -> Path:
                     break
                 run.record(step(training))  # a row per game, a state dict every 50 games
                 run.save_checkpoint_when_due()
+            run.finish_evaluation()
             run.save_checkpoint()
         run.say_where_things_are()
         return run_dir
@@ -181,13 +185,15 @@ class Run:
         self._began = self._checkpoint_written = time.monotonic()
         self._steps_recorded = 0
         self._progress: Progress | None = None
-        self._evaluation_games: AtariGames | None = None
+        self._evaluator = Evaluator(config.evaluation_games)
+        self._beside: EvaluatorBeside | None = None
+        self._evaluation: dict[str, Any] | None = None  # the one that goes on beside the training
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        for part in (self._progress, self._evaluation_games):
+        for part in (self._progress, self._evaluator, self._beside):
             if part:
                 part.close()
         if isinstance(error, OSError):
@@ -231,8 +237,10 @@ class Run:
         if fault:
             print(f"The newest checkpoint cannot be used ({fault}); going on from the one before it.")
         state = checkpoint["training"]
+        evaluation = checkpoint.get("evaluation")  # which went on beside the training
         played_all = state["agent_steps"] >= self.config.steps or state["games_finished"] >= self.config.games
-        if played_all and state["evaluations"] >= self.config.evaluations_until(state["agent_steps"]):
+        evaluated_all = state["evaluations"] >= self.config.evaluations_until(state["agent_steps"]) and not evaluation
+        if played_all and evaluated_all:
             print(f"{self.folder.path} is finished; a larger --steps or --games goes on with it.")
             return False
         if not torch.isfinite(state["agent"]["online"]).all():
@@ -249,6 +257,8 @@ class Run:
         self.folder.cut_back(checkpoint["lengths"])
         self.best_mean = checkpoint["best_mean"]
         self.seconds_before = checkpoint["seconds"]
+        if evaluation:
+            self._begin_evaluation(evaluation)
         self.last_saved = f"agent step {self.training.agent_steps:,}"
         print(f"Going on at game {self.training.games_finished:,}, {self.last_saved}: {self.folder.path}")
         where = f"{self.training.memory.device}, seed {self.config.seed}"
@@ -290,6 +300,7 @@ class Run:
                 "lengths": self.folder.lengths(),
                 "digests": self.folder.digests(),
                 "best_mean": self.best_mean,
+                "evaluation": self._evaluation,
                 "seconds": self._seconds(),
             }
         )
@@ -318,39 +329,64 @@ class Run:
             self.folder.add_scalars(steps, **values)
             rates = {"learning_rate": training.learning_rate or self.config.learning_rate, "epsilon": epsilon}
             self.folder.add_row("training.csv", training_row(steps, values | rates))
+        self.finish_evaluation(wait=False)
         self._steps_recorded = steps
         self._progress.show(steps, training.games_finished, training.recent_scores, epsilon)
 
     def evaluate(self) -> bool:
-        """Play the paper's protocol and keep the network if it is the best so far; False when a signal broke it off."""
+        """Have the paper's protocol played, on a GPU beside the training, else now; False when a signal broke it off.
+
+        The network is kept if it is the best so far.
+        """
         self._check_finite()
-        training, seed = self.training, self.training.evaluation_seed()
-        if not self._evaluation_games:
-            self._evaluation_games = AtariGames(
-                training.games.rom,
-                self.config.evaluation_games,
-                self.config.rules,
-                max_frames_per_game=MINUTES * FRAMES_PER_MINUTE,
-            )
-        player = EpsilonGreedyPlayer(training.agent.online_network, epsilon=EPSILON, seed=seed)
-        played = play_protocol(player, self._evaluation_games, seed=seed, watch=lambda _: not self.stop)
-        if played is None:
+        training, network, seed = self.training, self.training.agent.online_network, self.training.evaluation_seed()
+        evaluation: dict[str, Any] = {"agent_steps": training.agent_steps, "mean_max_q": training.mean_max_q()}
+        if training.agent.device.type in BESIDE_ON:
+            if not self.finish_evaluation():  # the one before
+                return False
+            self._begin_evaluation(evaluation | {"seed": seed, "network": dense(network.state_dict())})
+        elif played := self._evaluator.play(network, seed, lambda _: not self.stop):
+            self._note_evaluation(evaluation | {"network": network.state_dict()}, played)
+        else:
             return False
-        scores = np.array([game.score for game in played])
-        self.folder.add_row("evaluations.csv", evaluation_row(training.agent_steps, scores, training.mean_max_q()))
-        self.folder.add_scalars(training.agent_steps, evaluation_mean=scores.mean())
+        training.evaluations += 1
+        return True
+
+    def _begin_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """Begin one beside the training; checkpoints hold it until it has ended."""
+        if not self._beside:
+            device, deterministic = str(self.training.agent.device), self.config.deterministic
+            self._beside = EvaluatorBeside(self.config.evaluation_games, device=device, deterministic=deterministic)
+        self._evaluation = evaluation
+        save_state_dict(evaluation["network"], self.folder.path / "evaluated.pt")
+        self._beside.begin(self.folder.path / "evaluated.pt", evaluation["seed"])
+
+    def finish_evaluation(self, *, wait: bool = True) -> bool:
+        """Note what the evaluation beside the training gave, if there is one; False when a signal came first."""
+        while self._beside and self._evaluation:
+            if self._beside.ended(0.1 if wait else 0.0):
+                self._note_evaluation(self._evaluation, self._beside.take())
+                (self.folder.path / "evaluated.pt").unlink(missing_ok=True)
+                self._evaluation = None
+            elif not wait or self.stop:
+                return False
+        return True
+
+    def _note_evaluation(self, evaluation: dict[str, Any], played: list[FinishedGame]) -> None:
+        """Write down what an evaluation gave, and keep its network if it is the best so far."""
+        scores, steps = np.array([game.score for game in played]), evaluation["agent_steps"]
+        self.folder.add_row("evaluations.csv", evaluation_row(steps, scores, evaluation["mean_max_q"]))
+        self.folder.add_scalars(steps, evaluation_mean=scores.mean())
         note = ""
         if scores.mean() > self.best_mean:
             self.best_mean = float(scores.mean())
-            self._save_network("best.pt")
+            save_state_dict(evaluation["network"], self.folder.path / "best.pt")
             note = f", the best so far; film it: {self._script('trained_model_video_generation', 'best.pt')}"
-        training.evaluations += 1
         mean = f"mean score {scores.mean():.1f} of {len(scores)} games"
-        when = f"agent step {training.agent_steps:,}, after {datetime.timedelta(seconds=round(self._seconds()))}"
+        when = f"agent step {steps:,}, after {datetime.timedelta(seconds=round(self._seconds()))}"
         tqdm.write(f"Evaluation at {when}: {mean}{note}")
         best = "the best so far" if note else f"best {self.best_mean:.1f}"
-        self.webhook.send(f"mean score {scores.mean():.1f} at agent step {training.agent_steps:,}, {best}")
-        return True
+        self.webhook.send(f"mean score {scores.mean():.1f} at agent step {steps:,}, {best}")
 
     def _check_finite(self) -> None:
         if not self.training.agent.is_finite():
@@ -374,7 +410,8 @@ class Run:
         training, path, config = self.training, self.folder.path, self.config
         steps_reached = training.agent_steps >= config.steps
         played_all = steps_reached or training.games_finished >= config.games
-        how = "Finished" if played_all and not training.evaluation_is_due else "Stopped"
+        evaluated_all = not (training.evaluation_is_due or self._evaluation)
+        how = "Finished" if played_all and evaluated_all else "Stopped"
         best = "best.pt" if (path / "best.pt").exists() else "model.pt"
         done = f"after {training.games_finished:,} games and {training.agent_steps:,} agent steps"
         score = f", best mean score {self.best_mean:.1f}" if best == "best.pt" else ""

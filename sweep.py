@@ -121,16 +121,22 @@ class Sweep(Work):
             write_csv(self.folder / "scores.csv", [*rows[0]], rows)
 
     def say_plan(self, crew: Crew) -> None:
-        waiting, config = len(self._to_begin), self._config
+        waiting, config, at_a_time = len(self._to_begin), self._config, crew.room()
         numbered = config.steps // GAME_STEPS // config.save_every_games if config.save_every_games else 0
-        each = 2 * (CHECKPOINT_BYTES + min(config.replay_size, config.steps)) + (2 + numbered) * NETWORK_BYTES
+        tape = min(max(run.replay_size for run in self._configs.values()), config.steps)
+        disk = 2 * (CHECKPOINT_BYTES + tape) + (2 + numbered) * NETWORK_BYTES
         free = shutil.disk_usage(self.folder).free
         done = len(self.rows) - waiting
-        print(f"{waiting} runs to make, {done} finished; {crew.room()} at a time, limited by {crew.limits()}")
-        memory, at_a_time = crew.bytes_per_run / 1e9, min(crew.room(), waiting)
-        print(f"each needs {config.cpus_per_run:g} cores", end=", ")
-        print(f"{memory:.1f} GB of memory ({memory * at_a_time:.1f} GB at a time)", end=", ")
-        print(f"about {each / 1e9:.1f} GB of disk ({each * waiting / 1e9:.1f} GB of {free / 1e9:.1f} GB free)")
+        print(f"{waiting} runs to make, {done} finished; {at_a_time} at a time, limited by {crew.limits()}")
+        of_gpu = f", {_gigabytes(crew.gpu_bytes_per_run)} of a GPU" if crew.gpu_bytes_per_run else ""
+        memory = f"{_gigabytes(crew.bytes_per_run)} of memory{of_gpu}"
+        print(f"each needs {config.cpus_per_run:g} cores, {memory} and about {_gigabytes(disk)} of disk")
+        together = _gigabytes(min(at_a_time, waiting) * crew.bytes_per_run)
+        print(f"together {together} of memory at a time, {_gigabytes(disk * waiting)} of {_gigabytes(free)} of disk")
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
 
 
 def sweep(config: SweepConfig) -> Path:

@@ -11,18 +11,22 @@ import time
 LOOK_EVERY_SECONDS = 0.5
 GRACE_SECONDS = 6.0  # a training saves within a second or two; after this it is killed, and loses a few minutes
 STOP_SECONDS = 60.0  # for a run to save when it is asked to
-SMALLEST_GPU = """import torch
-print(min(torch.cuda.get_device_properties(each).total_memory for each in range(torch.cuda.device_count())))"""
+FREE_GPU_BYTES = """import torch
+print(min((torch.cuda.mem_get_info(each)[0] for each in range(torch.cuda.device_count())), default=0))"""
 
 
-def run_guarded(command: list[str], log: str, root: str, threads: int) -> int:
-    """Run a script with its flags, what it prints behind `log`; returns its exit status.
+def run_guarded(command: list[str], log: str, root: str, threads: int, gpu: bool) -> int:
+    """Run a script with its flags, what it prints behind `log`, with a GPU or none; returns its exit status.
 
     For a worker of Ray: cancelled there, it has the script save and end. When the worker dies, the script
     saves and ends, too, where Ray does not kill it at once (`jobs._connect`).
     """
     guard = [sys.executable, "-m", "cluster.guarded", str(os.getpid()), *command]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    if not gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = (
+            ""  # Ray hides them from those that asked for some, from others it does not
+        )
     with open(log, "ab") as output:
         quiet = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
         # In a session of its own: Ctrl-C in a terminal is for the driver.
@@ -36,13 +40,9 @@ def run_guarded(command: list[str], log: str, root: str, threads: int) -> int:
     return int(process.returncode)
 
 
-def smallest_gpu_bytes() -> int:
-    """The memory of the smallest GPU of this machine.
-
-    For a worker of Ray, from which Ray hides the GPUs that it did not ask for, so another process looks.
-    """
-    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    return int(subprocess.check_output([sys.executable, "-c", SMALLEST_GPU], env=environment))
+def free_gpu_bytes() -> int:
+    """The memory that the fullest GPU of this machine has free, 0 without one; another process looks."""
+    return int(subprocess.check_output([sys.executable, "-c", FREE_GPU_BYTES]))
 
 
 def end_with(parent: int) -> None:

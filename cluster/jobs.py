@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from cluster.guarded import STOP_SECONDS, run_guarded, smallest_gpu_bytes
-from machine.devices import RESERVE_BYTES, available_bytes, choose_device
+from cluster.guarded import STOP_SECONDS, free_gpu_bytes, run_guarded
+from machine.devices import GPU_RESERVE_BYTES, available_bytes, choose_device, usable_cores
 from machine.exits import UsageError
 from machine.flags import Bounds, Positive
 
@@ -17,6 +17,8 @@ ROOT = Path(__file__).parent.parent
 PAUSES_SECONDS = (10.0, 30.0)  # before the second and the third try: what is left of the one before may be saving
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing is sent through it; Ray's own choice is a third of the memory
 CONNECT_SECONDS = 5.0
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # RFC 9113, 3.4: what Ray speaks
+HTTP2_SETTINGS = b"\x04"  # the type of the frame that answers
 ASK_SECONDS = 60.0  # a node for its GPUs
 KILLED = (128 + signal.SIGKILL, 128 + signal.SIGTERM)  # statuses beside the negative ones
 DOING = {"q_agent_train.py": "training", "evaluate.py": "evaluating"}
@@ -70,11 +72,12 @@ class Ended:
 
 
 def import_ray() -> Any:
-    """Ray, or a `UsageError` that says how to install it."""
+    """Ray, or a `UsageError` that says how to install it and what shows its work."""
     try:
         import ray
-    except ImportError:
-        raise UsageError("Ray is not installed: pip install -r requirements-cluster.txt") from None
+        import rich  # noqa: F401  # for cluster/board.py
+    except ImportError as error:
+        raise UsageError(f"{error.name} is not installed: pip install -r requirements-cluster.txt") from None
     return ray
 
 
@@ -93,24 +96,21 @@ class Crew:
         """
         self._ray = ray = import_ray()
         _connect(ray, cluster.address)
-        gpus = cluster.gpus_per_run
-        if gpus is None:
-            may_use = device == "auto" or device.startswith("cuda")
-            gpus = 1.0 if may_use and ray.cluster_resources().get("GPU") else 0.0
-        self.bytes_per_run = process_bytes + (0 if gpus else replay_bytes)
-        self._gpu_limit = "GPUs"
-        if 0 < gpus < 1 and ray.cluster_resources().get("GPU"):
-            share = self._share_of_gpu(replay_bytes)
-            gpus, self._gpu_limit = max((gpus, "GPUs"), (share, "GPU memory"))
-        self._needs = {"CPU": cluster.cpus_per_run, "GPU": gpus, "memory": float(self.bytes_per_run)}
+        try:
+            self._gpu_limit = "GPUs"
+            gpus = self._gpus_per_run(cluster.gpus_per_run, device, replay_bytes)
+            self.bytes_per_run = process_bytes + (0 if self.gpu_bytes_per_run else replay_bytes)
+            self._needs = {"CPU": cluster.cpus_per_run, "GPU": gpus, "memory": float(self.bytes_per_run)}
+            if not self.room():
+                what = f"{cluster.cpus_per_run:g} cores, {gpus:g} GPUs and {self.bytes_per_run / 1e9:.1f} GB of memory"
+                raise UsageError(f"no node has room for a run, which needs {what}; a smaller --replay-size needs less")
+        except UsageError:
+            ray.shutdown()
+            raise
         self._threads = max(1, int(cluster.cpus_per_run))
         self._waiting: list[Job] = []
         self._running: dict[Any, Job] = {}
         self._task = ray.remote(max_retries=0)(run_guarded)
-        if not self.room():
-            ray.shutdown()
-            what = f"{cluster.cpus_per_run:g} cores, {gpus:g} GPUs and {self.bytes_per_run / 1e9:.1f} GB of memory"
-            raise UsageError(f"no node has room for a run, which needs {what}; a smaller --replay-size needs less")
 
     def __enter__(self) -> Self:
         return self
@@ -137,23 +137,39 @@ class Crew:
     def _alive(self) -> list[dict[str, Any]]:
         return [node for node in self._ray.nodes() if node["Alive"]]
 
-    def _share_of_gpu(self, replay_bytes: int) -> float:
-        """The share of a GPU that a run needs for its replay memory, of the smallest GPU; 1 where it needs more."""
-        runs = self._smallest_gpu_bytes() // (replay_bytes + RESERVE_BYTES)
-        return int(10_000 / max(1, runs)) / 10_000  # Ray rounds to such steps, and up would be one run fewer
+    def _gpus_per_run(self, asked: float | None, device: str, replay_bytes: int) -> float:
+        """The GPUs that each run is given: what is asked for, and at least the share whose memory it needs."""
+        self.gpu_bytes_per_run = 0
+        may_use, there = device == "auto" or device.startswith("cuda"), self._ray.cluster_resources().get("GPU")
+        if asked and not may_use:
+            raise UsageError(f"--gpus-per-run {asked:g} does nothing with --device {device}; leave one of them out")
+        if asked and asked > 1 and asked % 1:
+            raise UsageError(f"--gpus-per-run {asked:g} cannot be: it must be a whole number or below 1")
+        gpus = (1.0 if may_use and there else 0.0) if asked is None else asked
+        free = self._free_gpu_bytes() if gpus and there else 0
+        if free:  # else there are none, or, as on a Mac, they have no memory of their own
+            self.gpu_bytes_per_run = replay_bytes + GPU_RESERVE_BYTES
+            if not (runs := free // self.gpu_bytes_per_run):
+                what = (
+                    f"a run needs {self.gpu_bytes_per_run / 1e9:.1f} GB of a GPU, and one has {free / 1e9:.1f} GB free"
+                )
+                raise UsageError(f"{what}; a smaller --replay-size needs less")
+            share = int(10_000 / runs) / 10_000  # Ray rounds to such steps, and up would be one run fewer
+            if share > gpus:
+                gpus, self._gpu_limit = share, "GPU memory"
+        return gpus
 
-    def _smallest_gpu_bytes(self) -> int:
-        """Asked on every node with GPUs, since Ray itself does not know; raises `UsageError`."""
+    def _free_gpu_bytes(self) -> int:
+        """What the fullest GPU has free, 0 without one, asked on every node: Ray does not know. Raises `UsageError`."""
         on = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        ask = self._ray.remote(num_cpus=0)(smallest_gpu_bytes)
+        ask = self._ray.remote(num_cpus=0, max_retries=0)(free_gpu_bytes)
         nodes = [node["NodeID"] for node in self._alive() if node["Resources"].get("GPU")]
+        asked = [ask.options(scheduling_strategy=on(node, soft=False)).remote() for node in nodes]
         try:
-            asked = [ask.options(scheduling_strategy=on(node, soft=False)).remote() for node in nodes]
             return int(min(self._ray.get(asked, timeout=ASK_SECONDS)))
         except self._ray.exceptions.RayError as error:
-            self._ray.shutdown()
-            why = f"a node does not say how large its GPUs are ({str(error).strip().splitlines()[-1]})"
-            raise UsageError(f"{why}; --gpus-per-run 1 needs no answer") from None
+            why = str(error).strip().splitlines()[-1]
+            raise UsageError(f"a node does not say what its GPUs have free ({why}); --device cpu needs none") from None
 
     def add(self, job: Job, *, first: bool = False) -> None:
         """Have a job run when its turn comes, behind the others or before them."""
@@ -187,7 +203,8 @@ class Crew:
             needs = {"num_cpus": self._needs["CPU"], "num_gpus": self._needs["GPU"], "memory": self._needs["memory"]}
             task = self._task.options(**needs, name=job.run)
             command = [str(ROOT / job.script), *job.flags]
-            self._running[task.remote(command, str(job.log), str(ROOT), self._threads)] = job
+            reference = task.remote(command, str(job.log), str(ROOT), self._threads, bool(self._needs["GPU"]))
+            self._running[reference] = job
 
     def _end(self, reference: Any) -> Ended | None:
         job, status, error = self._running.pop(reference), None, ""
@@ -233,21 +250,19 @@ def _connect(ray: Any, address: str | None) -> None:
         os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "false")
         memory = available_bytes(choose_device("cpu"))
         local = {"_memory": memory, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-        ray.init(address="local", num_cpus=_cores(), **local, **quiet)
+        ray.init(address="local", num_cpus=usable_cores(), **local, **quiet)
         return
     try:
         if address != "auto":
             host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()  # Ray itself tries for minutes
+            with socket.create_connection((host, int(port)), CONNECT_SECONDS) as probe:  # Ray itself tries for minutes
+                probe.sendall(HTTP2_HELLO)
+                if probe.recv(4)[3:] != HTTP2_SETTINGS and "RAY_USE_TLS" not in os.environ:
+                    raise ConnectionError("something else does")
         ray.init(address=address, **quiet)
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         what = f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())[:200]})"
         raise UsageError(f"{what}; ray start begins one, and prints its address") from None
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def last_line(log: Path) -> str:

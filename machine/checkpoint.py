@@ -19,11 +19,18 @@ SEAL = b"sha256 "  # begins the comment of a state dict's ZIP archive, which tor
 SEAL_BYTES = len(SEAL) + 2 * DIGEST_BYTES
 
 
+def dense(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A copy with every tensor on the CPU and dense in its own storage."""
+    layout, copies = torch.contiguous_format, {**state_dict}
+    for name, value in state_dict.items():
+        if isinstance(value, torch.Tensor):
+            copies[name] = value.detach().cpu().clone(memory_format=layout)
+    return copies
+
+
 def save_state_dict(state_dict: dict[str, Any], path: Path) -> None:
-    """Write what `torch.save` gives, whole, every tensor on the CPU and dense in its own storage; raises `OSError`."""
-    tensors = {name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor)}
-    dense = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    archive = _archive({**state_dict, **dense})
+    """Write what `torch.save` gives, whole, of the `dense` copy; raises `OSError`."""
+    archive = _archive(dense(state_dict))
     sealed = archive[:-2] + struct.pack("<H", SEAL_BYTES)  # an archive ends with its comment's length, then the comment
     with replacing(path) as temporary:
         temporary.write_bytes(sealed + SEAL + hashlib.sha256(sealed).hexdigest().encode())

@@ -18,7 +18,8 @@ from machine.exits import UsageError
 from machine.files import lock_folder, write_text
 from machine.tables import COLUMNS, OLDEST, append_row
 
-WRITTEN = ("config.json", "model.pt", "best.pt", "checkpoint.pt", "checkpoint.previous.pt", "lock", *COLUMNS)
+NETWORKS = ("model.pt", "best.pt", "evaluated.pt")
+WRITTEN = ("config.json", *NETWORKS, "checkpoint.pt", "checkpoint.previous.pt", "lock", *COLUMNS)
 EVENTS = "events.out.tfevents.*"
 # What a run may have written before its config.json, and before its first checkpoint; tables but for their first line.
 BEFORE_CONFIG = re.compile(r"lock|state_dicts|\..*\.tmp")

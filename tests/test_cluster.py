@@ -6,18 +6,22 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import run_script, start_script
+from conftest import ROOT, run_script, start_script
 from soak import differences
 
 from cluster.board import Board, Row, last_rows
+from cluster.guarded import run_guarded
 from cluster.jobs import Cluster, Crew
 from config import with_file
 from machine.checkpoint import CheckpointFile
@@ -139,8 +143,10 @@ def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver_bit_for_bit(
     result = run_script("sweep.py", *flags, "--address", cluster.address, cwd=tmp_path, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    for run in (of_node, *of_driver):
-        assert max(went_on_from(folder, run)) > 0, run
+    for run, losses in Counter([of_node, *of_driver]).items():
+        went_on = went_on_from(folder, run)
+        assert len(went_on) >= losses
+        assert min(went_on) > 0, run
     runs = ["road_runner-seed0", "road_runner-seed1", "kangaroo-seed0", "kangaroo-seed1"]
     assert scored_in(folder) == [(run, network) for run in runs for network in ("best", "model")]
     assert {row["games"] for row in rows_of(folder / "scores.csv")} == {"2"}  # --evaluation-games
@@ -159,7 +165,8 @@ def flags_alone(run: str) -> list[str]:
     return ["--game", game, "--seed", seed, "--run-dir", run, "--games", "1000000", "--steps", "3000", *SMALL]
 
 
-def test_when_the_driver_is_killed_its_run_saves_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_when_the_driver_is_killed_or_stopped_its_run_saves_first(tmp_path: Path, number: int) -> None:
     run = tmp_path / "sweep" / "road_runner-seed0"
     rarely = ("--checkpoint-minutes", "60")
     flags = ["--games", "RoadRunner", "--run-dir", str(run.parent), "--steps", "1000000", *SMALL, *rarely]
@@ -168,9 +175,11 @@ def test_when_the_driver_is_killed_its_run_saves_first(tmp_path: Path) -> None:
         wait_for(lambda: len(last_rows(run / "games.csv")) > 1, 120)
         played = int(last_rows(run / "games.csv")[-1][1])
     finally:
-        driver.kill()  # with it ends what it has begun
+        driver.send_signal(number)  # with it ends what it has begun
     wait_for(lambda: not training_in(run.parent), 10)
-    driver.communicate()
+    output = driver.communicate()
+    if number == signal.SIGINT:
+        assert (driver.returncode, "every run has saved" in output[1]) == (130, True)
     assert CheckpointFile(run).load()[0]["training"]["agent_steps"] >= played
 
 
@@ -237,38 +246,69 @@ def test_a_search_goes_on_after_it_was_killed_and_ends_with_a_config(
     assert f"learning-rate: {best['learning-rate']}" in lines
     runs = [f"trial{number:03}-road_runner" for number in range(2)]
     assert all((folder / "logs" / f"{run}.txt").read_text().count("Training on ") == 1 for run in runs)
-    # Where it was not killed, a trial goes on from the end of a fifth.
-    assert any(step % 600 for run in runs for step in went_on_from(folder, run))
+    # Where it was not killed, a trial goes on from the end of a fifth, the last begins at 2,400.
+    assert any(step > 2_400 for run in runs for step in went_on_from(folder, run))
     assert (folder / "history.png").stat().st_size > 1_000
     assert not [warning for warning in recwarn if "experimental" in str(warning.message)]
     assert with_file(Config(config=str(folder / "best.yaml"))).learning_rate == float(best["learning-rate"])
 
 
-@pytest.mark.parametrize(("asked", "room", "limit"), [(0.4, 4, "GPUs"), (0.1, 6, "GPU memory"), (1, 2, "GPUs")])
-def test_runs_share_a_gpu_as_far_as_its_memory_reaches(
-    monkeypatch: pytest.MonkeyPatch, asked: float, room: int, limit: str
-) -> None:
+def test_runs_share_a_gpu_as_far_as_its_memory_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.cluster_utils import Cluster as Nodes
 
-    monkeypatch.setattr(Crew, "_smallest_gpu_bytes", lambda _crew: 24 * 10**9)  # no GPU is needed for this
     nodes: Any = Nodes(initialize_head=True, head_node_args=HEAD)
+    sizes = {"replay_bytes": 7 * 10**9, "process_bytes": 10**9}
+
+    def crew(asked: float | None, device: str = "auto") -> Crew:
+        return Crew(Cluster(address=nodes.address, gpus_per_run=asked), device=device, **sizes)
+
     try:
-        nodes.add_node(num_cpus=16, num_gpus=2, memory=64 * 10**9)
-        cluster = Cluster(address=nodes.address, gpus_per_run=asked)
-        sizes = {"replay_bytes": 7 * 10**9, "process_bytes": 10**9}  # with a reserve a third of such a GPU
-        with Crew(cluster, device="auto", **sizes) as crew:
-            assert (crew.room(), crew.limits()) == (room, limit)
+        nodes.add_node(num_cpus=16, num_gpus=2, memory=48 * 10**9)  # Ray takes our word for the GPUs
+        with crew(0.5) as counted:
+            assert (counted.room(), counted.bytes_per_run) == (
+                4,
+                8 * 10**9,
+            )  # a GPU without memory shares the machine's
+        monkeypatch.setattr(Crew, "_free_gpu_bytes", lambda _crew: 28 * 10**9)  # three times a run's with its reserve
+        expected = [(None, 2, "GPUs"), (0.4, 4, "GPUs"), (0.1, 6, "GPU memory"), (2, 1, "GPUs"), (0, 6, "memory")]
+        for asked, room, limit in expected:
+            with crew(asked) as counted:
+                assert (asked, counted.room(), counted.limits()) == (asked, room, limit)
+                assert (asked, counted.bytes_per_run) == (asked, 10**9 if asked != 0 else 8 * 10**9)
+        for asked, device, words in [(1.5, "auto", "a whole number or below 1"), (0.5, "cpu", "does nothing with")]:
+            with pytest.raises(UsageError, match=words):
+                crew(asked, device)
+        monkeypatch.setattr(Crew, "_free_gpu_bytes", lambda _crew: 8 * 10**9)
+        with pytest.raises(UsageError, match=r"a run needs 9.0 GB of a GPU, and one has 8.0 GB free"):
+            crew(None)
     finally:
         nodes.shutdown()
 
 
-def test_a_cluster_that_is_not_there_is_a_line_within_seconds(tmp_path: Path) -> None:
+def test_a_run_without_a_gpu_does_not_see_one_and_one_with_it_does(tmp_path: Path) -> None:
+    script = tmp_path / "look.py"
+    script.write_text("import os\nprint(os.environ.get('CUDA_VISIBLE_DEVICES'))\n")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "7"
+    try:
+        for gpu in (False, True):
+            assert run_guarded([str(script)], str(tmp_path / "log"), str(ROOT), 1, gpu) == 0
+    finally:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+    assert (tmp_path / "log").read_text().split("\n")[:2] == ["", "7"]
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_cluster_that_is_not_there_is_a_line_within_seconds(tmp_path: Path, answers: bool) -> None:
     began = time.monotonic()
-    flags = ("--games", "Pong", "--run-dir", str(tmp_path / "sweep"), "--address", "127.0.0.1:9", *SMALL)
-    result = run_script("sweep.py", *flags, "--steps", "1000", cwd=tmp_path)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # something that is not Ray, as its dashboard
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port if answers else 9}"
+        flags = ("--games", "Pong", "--run-dir", str(tmp_path / "sweep"), "--address", address, *SMALL)
+        result = run_script("sweep.py", *flags, "--steps", "1000", cwd=tmp_path)
+        server.shutdown()
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
-    assert "--address 127.0.0.1:9: no Ray cluster answers there" in result.stderr
+    assert f"--address {address}: no Ray cluster answers there" in result.stderr
     assert time.monotonic() - began < 30
 
 

@@ -235,7 +235,7 @@ def test_an_evaluation_broken_off_at_the_very_end_is_made_up_for(
             os.kill(os.getpid(), signal.SIGINT)
         return play_protocol(*arguments, **options)
 
-    monkeypatch.setattr("q_agent_train.play_protocol", play_and_interrupt)
+    monkeypatch.setattr("showing.evaluator.play_protocol", play_and_interrupt)
     monkeypatch.setattr("training.RESEED_STEPS", RESEED_STEPS)
     monkeypatch.setattr("q_agent_train.LOG_EVERY_STEPS", LOG_EVERY_STEPS)
     config = replace(TINY, run_dir=tmp_path / "run")
