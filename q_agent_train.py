@@ -25,7 +25,7 @@ from machine.progress import Progress, bar_of_tape
 from machine.run_folder import RunFolder, check_config, check_is_run_or_new, read_config
 from machine.tables import evaluation_row, game_row, training_row
 from machine.webhook import Webhook
-from model import QNetwork
+from model import QNetwork, load_network
 from q_agent import Adam, Optimizer, QAgent, RMSProp
 from replay_memory import ReplayMemory
 from showing.evaluator import Evaluator, EvaluatorBeside
@@ -36,9 +36,7 @@ GAME = "BreakoutNoFrameskip-v4"  # edit this line to change the game, or name an
 
 # What every checkpoint holds beside the training's own state; newer ones have config and digests, too.
 OLD_FORMAT: dict[str, Any] = {"machine": [], "lengths": {}, "best_mean": 0.0, "seconds": 0.0}
-BESIDE_ON = (
-    "cuda",
-)  # devices on which an evaluation goes on beside the training: there cores wait, on a CPU they do not
+BESIDE_ON = ("cuda",)  # where an evaluation goes on beside the training: cores wait there, on a CPU they do not
 LOG_EVERY_STEPS = 10_000  # agent steps between rows of training.csv, and the values in TensorBoard that are no game's
 
 
@@ -125,8 +123,7 @@ def train(config: Config) -> Path:
                     break
                 run.record(step(training))  # a row per game, a state dict every 50 games
                 run.save_checkpoint_when_due()
-            run.finish_evaluation()
-            run.save_checkpoint()
+            run.end()
         run.say_where_things_are()
         return run_dir
 
@@ -188,12 +185,13 @@ class Run:
         self._evaluator = Evaluator(config.evaluation_games)
         self._beside: EvaluatorBeside | None = None
         self._evaluation: dict[str, Any] | None = None  # the one that goes on beside the training
+        self._evaluated = folder.path / "evaluated.pt"  # its network
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        for part in (self._progress, self._evaluator, self._beside):
+        for part in (self._beside, self._progress, self._evaluator):
             if part:
                 part.close()
         if isinstance(error, OSError):
@@ -257,9 +255,9 @@ class Run:
         self.folder.cut_back(checkpoint["lengths"])
         self.best_mean = checkpoint["best_mean"]
         self.seconds_before = checkpoint["seconds"]
+        self.last_saved = f"agent step {self.training.agent_steps:,}"
         if evaluation:
             self._begin_evaluation(evaluation)
-        self.last_saved = f"agent step {self.training.agent_steps:,}"
         print(f"Going on at game {self.training.games_finished:,}, {self.last_saved}: {self.folder.path}")
         where = f"{self.training.memory.device}, seed {self.config.seed}"
         self.webhook.send(f"goes on at {self.last_saved} of {self.config.steps:,} on {where}")
@@ -290,6 +288,14 @@ class Run:
         """Write model.pt and a checkpoint of this very step, which `_restore` reads; raises `OSError`."""
         self._save_network("model.pt")
         self._write_checkpoint()
+
+    def end(self) -> None:
+        """Save; wait for an evaluation that goes on, unless a signal comes, and save that, too."""
+        self.save_checkpoint()
+        if self._evaluation and not self.stop:
+            tqdm.write(f"Waiting for the evaluation at agent step {self._evaluation['agent_steps']:,}.")
+            if self.finish_evaluation():
+                self.save_checkpoint()
 
     def _write_checkpoint(self) -> None:
         self.folder.checkpoints.save(
@@ -338,12 +344,12 @@ class Run:
 
         The network is kept if it is the best so far.
         """
+        if not self.finish_evaluation():  # the one before
+            return False
         self._check_finite()
         training, network, seed = self.training, self.training.agent.online_network, self.training.evaluation_seed()
         evaluation: dict[str, Any] = {"agent_steps": training.agent_steps, "mean_max_q": training.mean_max_q()}
         if training.agent.device.type in BESIDE_ON:
-            if not self.finish_evaluation():  # the one before
-                return False
             self._begin_evaluation(evaluation | {"seed": seed, "network": dense(network.state_dict())})
         elif played := self._evaluator.play(network, seed, lambda _: not self.stop):
             self._note_evaluation(evaluation | {"network": network.state_dict()}, played)
@@ -353,23 +359,40 @@ class Run:
         return True
 
     def _begin_evaluation(self, evaluation: dict[str, Any]) -> None:
-        """Begin one beside the training; checkpoints hold it until it has ended."""
-        if not self._beside:
-            device, deterministic = str(self.training.agent.device), self.config.deterministic
-            self._beside = EvaluatorBeside(self.config.evaluation_games, device=device, deterministic=deterministic)
+        """Begin one that goes on beside the training; checkpoints hold it until it has ended."""
         self._evaluation = evaluation
-        save_state_dict(evaluation["network"], self.folder.path / "evaluated.pt")
-        self._beside.begin(self.folder.path / "evaluated.pt", evaluation["seed"])
+        save_state_dict(evaluation["network"], self._evaluated)
+        if self.training.agent.device.type in BESIDE_ON:
+            if not self._beside:
+                device, games = str(self.training.agent.device), self.config.evaluation_games
+                self._beside = EvaluatorBeside(games, device=device, deterministic=self.config.deterministic)
+            self._beside.begin(self._evaluated, evaluation["seed"])
 
     def finish_evaluation(self, *, wait: bool = True) -> bool:
-        """Note what the evaluation beside the training gave, if there is one; False when a signal came first."""
-        while self._beside and self._evaluation:
-            if self._beside.ended(0.1 if wait else 0.0):
-                self._note_evaluation(self._evaluation, self._beside.take())
-                (self.folder.path / "evaluated.pt").unlink(missing_ok=True)
-                self._evaluation = None
-            elif not wait or self.stop:
+        """Note what the evaluation that was begun gave; False when it has not ended, waited for until a signal comes.
+
+        Where it failed, or the run went on with another device, it is played now.
+        """
+        if not self._evaluation:
+            return True
+        while self._beside and not self._beside.ended(0.1 if wait else 0.0):
+            if self.stop or not wait:
                 return False
+        if self.stop:  # it may have ended the other process, too
+            return False
+        played = self._beside.take() if self._beside else None
+        if not isinstance(played, list):
+            if self._beside:
+                tqdm.write(f"The evaluation beside the training failed ({played}); it is played in its place.")
+                self._beside.close()
+                self._beside = None
+            network = load_network(self._evaluated, self.training.agent.device)
+            played = self._evaluator.play(network, self._evaluation["seed"], lambda _: not self.stop)
+        if played is None:
+            return False
+        self._note_evaluation(self._evaluation, played)
+        self._evaluation = None
+        self._evaluated.unlink(missing_ok=True)
         return True
 
     def _note_evaluation(self, evaluation: dict[str, Any], played: list[FinishedGame]) -> None:

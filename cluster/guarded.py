@@ -11,8 +11,8 @@ import time
 LOOK_EVERY_SECONDS = 0.5
 GRACE_SECONDS = 6.0  # a training saves within a second or two; after this it is killed, and loses a few minutes
 STOP_SECONDS = 60.0  # for a run to save when it is asked to
-FREE_GPU_BYTES = """import torch
-print(min((torch.cuda.mem_get_info(each)[0] for each in range(torch.cuda.device_count())), default=0))"""
+SMALLEST_GPU = """import torch
+print(min(torch.cuda.get_device_properties(each).total_memory for each in range(torch.cuda.device_count())))"""
 
 
 def run_guarded(command: list[str], log: str, root: str, threads: int, gpu: bool) -> int:
@@ -23,10 +23,8 @@ def run_guarded(command: list[str], log: str, root: str, threads: int, gpu: bool
     """
     guard = [sys.executable, "-m", "cluster.guarded", str(os.getpid()), *command]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    if not gpu:
-        environment["CUDA_VISIBLE_DEVICES"] = (
-            ""  # Ray hides them from those that asked for some, from others it does not
-        )
+    if not gpu:  # Ray hides GPUs from those that asked for some, from others it does not
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     with open(log, "ab") as output:
         quiet = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
         # In a session of its own: Ctrl-C in a terminal is for the driver.
@@ -40,9 +38,12 @@ def run_guarded(command: list[str], log: str, root: str, threads: int, gpu: bool
     return int(process.returncode)
 
 
-def free_gpu_bytes() -> int:
-    """The memory that the fullest GPU of this machine has free, 0 without one; another process looks."""
-    return int(subprocess.check_output([sys.executable, "-c", FREE_GPU_BYTES]))
+def smallest_gpu_bytes() -> int:
+    """The memory of the smallest GPU of this machine, looked at by another process; raises `RuntimeError`."""
+    looked = subprocess.run([sys.executable, "-c", SMALLEST_GPU], capture_output=True, text=True)
+    if looked.returncode:
+        raise RuntimeError((looked.stderr.strip() or "it was killed").splitlines()[-1])
+    return int(looked.stdout)
 
 
 def end_with(parent: int) -> None:

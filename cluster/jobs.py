@@ -3,13 +3,14 @@
 import os
 import signal
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from cluster.guarded import STOP_SECONDS, free_gpu_bytes, run_guarded
-from machine.devices import GPU_RESERVE_BYTES, available_bytes, choose_device, usable_cores
+from cluster.guarded import STOP_SECONDS, run_guarded, smallest_gpu_bytes
+from machine.devices import RESERVE_BYTES, available_bytes, choose_device, usable_cores
 from machine.exits import UsageError
 from machine.flags import Bounds, Positive
 
@@ -17,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 PAUSES_SECONDS = (10.0, 30.0)  # before the second and the third try: what is left of the one before may be saving
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing is sent through it; Ray's own choice is a third of the memory
 CONNECT_SECONDS = 5.0
-HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # RFC 9113, 3.4: what Ray speaks
-HTTP2_SETTINGS = b"\x04"  # the type of the frame that answers
+# What Ray speaks begins so (RFC 9113, 3.4), and the frame that answers has type 4.
+HTTP2_HELLO, HTTP2_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)), b"\x04"
 ASK_SECONDS = 60.0  # a node for its GPUs
 KILLED = (128 + signal.SIGKILL, 128 + signal.SIGTERM)  # statuses beside the negative ones
 DOING = {"q_agent_train.py": "training", "evaluate.py": "evaluating"}
@@ -97,9 +98,10 @@ class Crew:
         self._ray = ray = import_ray()
         _connect(ray, cluster.address)
         try:
-            self._gpu_limit = "GPUs"
+            self._gpu_limit, self.gpu_bytes_per_run = "GPUs", 0
             gpus = self._gpus_per_run(cluster.gpus_per_run, device, replay_bytes)
-            self.bytes_per_run = process_bytes + (0 if self.gpu_bytes_per_run else replay_bytes)
+            of_gpu, of_cpu = 2 * process_bytes, process_bytes + replay_bytes  # there evaluations have their own process
+            self.bytes_per_run = of_gpu if self.gpu_bytes_per_run else of_cpu
             self._needs = {"CPU": cluster.cpus_per_run, "GPU": gpus, "memory": float(self.bytes_per_run)}
             if not self.room():
                 what = f"{cluster.cpus_per_run:g} cores, {gpus:g} GPUs and {self.bytes_per_run / 1e9:.1f} GB of memory"
@@ -139,37 +141,40 @@ class Crew:
 
     def _gpus_per_run(self, asked: float | None, device: str, replay_bytes: int) -> float:
         """The GPUs that each run is given: what is asked for, and at least the share whose memory it needs."""
-        self.gpu_bytes_per_run = 0
-        may_use, there = device == "auto" or device.startswith("cuda"), self._ray.cluster_resources().get("GPU")
-        if asked and not may_use:
-            raise UsageError(f"--gpus-per-run {asked:g} does nothing with --device {device}; leave one of them out")
+        there = self._ray.cluster_resources().get("GPU", 0)
+        if asked and device == "cpu":
+            raise UsageError(f"--gpus-per-run {asked:g} does nothing with --device cpu; leave one of them out")
         if asked and asked > 1 and asked % 1:
             raise UsageError(f"--gpus-per-run {asked:g} cannot be: it must be a whole number or below 1")
-        gpus = (1.0 if may_use and there else 0.0) if asked is None else asked
-        free = self._free_gpu_bytes() if gpus and there else 0
-        if free:  # else there are none, or, as on a Mac, they have no memory of their own
-            self.gpu_bytes_per_run = replay_bytes + GPU_RESERVE_BYTES
-            if not (runs := free // self.gpu_bytes_per_run):
-                what = (
-                    f"a run needs {self.gpu_bytes_per_run / 1e9:.1f} GB of a GPU, and one has {free / 1e9:.1f} GB free"
-                )
+        gpus = float(there > 0 and device != "cpu") if asked is None else asked
+        if device.startswith("cuda") and not gpus:
+            raise UsageError(f"--device {device}: no run is given a GPU; the cluster has {there:g}, see --gpus-per-run")
+        if sys.platform == "darwin":  # a GPU there shares the machine's memory
+            return gpus
+        self.gpu_bytes_per_run = replay_bytes + RESERVE_BYTES if gpus else 0
+        if gpus < 1 and gpus and there:  # several share one
+            size = self._smallest_gpu_bytes()
+            if not (runs := size // self.gpu_bytes_per_run):
+                what = f"a run needs {self.gpu_bytes_per_run / 1e9:.1f} GB of a GPU, and one has {size / 1e9:.1f} GB"
                 raise UsageError(f"{what}; a smaller --replay-size needs less")
             share = int(10_000 / runs) / 10_000  # Ray rounds to such steps, and up would be one run fewer
             if share > gpus:
                 gpus, self._gpu_limit = share, "GPU memory"
         return gpus
 
-    def _free_gpu_bytes(self) -> int:
-        """What the fullest GPU has free, 0 without one, asked on every node: Ray does not know. Raises `UsageError`."""
+    def _smallest_gpu_bytes(self) -> int:
+        """The memory of the cluster's smallest GPU, asked on every node: Ray does not know it. Raises `UsageError`."""
         on = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        ask = self._ray.remote(num_cpus=0, max_retries=0)(free_gpu_bytes)
+        ask = self._ray.remote(num_cpus=0, max_retries=0)(smallest_gpu_bytes)
         nodes = [node["NodeID"] for node in self._alive() if node["Resources"].get("GPU")]
         asked = [ask.options(scheduling_strategy=on(node, soft=False)).remote() for node in nodes]
         try:
             return int(min(self._ray.get(asked, timeout=ASK_SECONDS)))
         except self._ray.exceptions.RayError as error:
             why = str(error).strip().splitlines()[-1]
-            raise UsageError(f"a node does not say what its GPUs have free ({why}); --device cpu needs none") from None
+            raise UsageError(
+                f"a node does not say how large its GPUs are ({why}); --gpus-per-run 1 asks none"
+            ) from None
 
     def add(self, job: Job, *, first: bool = False) -> None:
         """Have a job run when its turn comes, behind the others or before them."""
@@ -256,9 +261,10 @@ def _connect(ray: Any, address: str | None) -> None:
         if address != "auto":
             host, _, port = address.rpartition(":")
             with socket.create_connection((host, int(port)), CONNECT_SECONDS) as probe:  # Ray itself tries for minutes
-                probe.sendall(HTTP2_HELLO)
-                if probe.recv(4)[3:] != HTTP2_SETTINGS and "RAY_USE_TLS" not in os.environ:
-                    raise ConnectionError("something else does")
+                if os.environ.get("RAY_USE_TLS", "0") == "0":
+                    probe.sendall(HTTP2_HELLO)
+                    if probe.makefile("rb").read(4)[3:] != HTTP2_SETTINGS:
+                        raise ConnectionError("something else does")
         ray.init(address=address, **quiet)
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         what = f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())[:200]})"

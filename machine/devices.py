@@ -15,7 +15,6 @@ from machine.exits import UsageError
 
 CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")  # microseconds of all cores together, in so many of the clock
 RESERVE_BYTES = 10**9  # for the networks, their work space and the libraries
-GPU_RESERVE_BYTES = 2 * RESERVE_BYTES  # the evaluation beside the training has its own
 
 
 def keep_freed_memory() -> None:
@@ -126,7 +125,7 @@ def available_bytes(device: torch.device) -> int:
     gc.collect()  # a memory of an earlier run in this process may still be waiting for it
     if device.type == "cuda":
         torch.cuda.empty_cache()
-        return max(int(torch.cuda.mem_get_info(device)[0]) - GPU_RESERVE_BYTES, 0)
+        return max(int(torch.cuda.mem_get_info(device)[0]) - RESERVE_BYTES, 0)
     available = int(psutil.virtual_memory().available)
     limit = Path("/sys/fs/cgroup/memory.max")  # a container's own limit, where there is one
     if limit.exists() and (text := limit.read_text().strip()).isdigit():

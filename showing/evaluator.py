@@ -1,21 +1,20 @@
 """The evaluations of a training, one after the other: in its own process, or in another one beside it."""
 
 import os
-import signal
+import subprocess
+import sys
 from collections.abc import Callable
-from contextlib import suppress
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from contextlib import closing, suppress
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
 from atari import FRAMES_PER_MINUTE, FinishedGame
 from machine.devices import choose_device, set_up_torch
-from machine.exits import RunError
 from model import QNetwork, load_network
 from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, play_protocol
 from wrappers import AtariGames, rom_name
 
-SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # which a terminal or a scheduler may send to both processes
+ROOT = Path(__file__).parent.parent
 
 
 class Evaluator:
@@ -44,53 +43,52 @@ class EvaluatorBeside:
 
     def __init__(self, games: int, *, device: str, deterministic: bool):
         """device: as --device names it; it and `deterministic` as for the training, so that the scores are the same."""
-        context = get_context("spawn")  # a forked process could not use the GPU
-        self._pipe, theirs = context.Pipe()
-        told = theirs, games, device, deterministic, os.getpid()
-        self._process = context.Process(target=_play_what_comes, args=told, daemon=True)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which the new process inherits
-        self._process.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._pipe, theirs = Pipe()
+        told = [str(os.getpid()), str(theirs.fileno()), str(games), device, str(int(deterministic))]
+        command = [sys.executable, "-m", "showing.evaluator", *told]
+        # In a session of its own: Ctrl-C in a terminal is for the training.
+        quiet = {"stdin": subprocess.DEVNULL, "cwd": ROOT, "start_new_session": True}
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], **quiet)  # type: ignore[call-overload]
         theirs.close()
 
     def begin(self, state_dict: Path, seed: int) -> None:
         """Have the network of a file played; `take` comes before the next."""
-        with suppress(ConnectionError):  # it is gone, as `take` says
-            self._pipe.send((state_dict, seed))
+        with suppress(OSError):  # it is gone, as `take` says
+            self._pipe.send((state_dict.resolve(), seed))
 
     def ended(self, seconds: float) -> bool:
         """Whether there is something to take, waited for so long at most."""
         return self._pipe.poll(seconds)
 
-    def take(self) -> list[FinishedGame]:
-        """The games that were played; raises `RunError` where it failed."""
+    def take(self) -> list[FinishedGame] | str:
+        """The games that were played, or why they were not."""
         try:
-            played = self._pipe.recv()
-        except (EOFError, ConnectionError):
-            played = "its process was killed"
-        if isinstance(played, str):
-            raise RunError(f"the evaluation beside the training failed: {played}; the run goes on from its checkpoint")
-        assert isinstance(played, list)
+            played: list[FinishedGame] | str = self._pipe.recv()
+        except (EOFError, OSError):
+            played = "its process ended"
         return played
 
     def close(self) -> None:
         self._process.kill()
-        self._process.join()
+        self._process.wait()
+        self._pipe.close()
 
 
-def _play_what_comes(pipe: Connection, games: int, device: str, deterministic: bool, training: int) -> None:
+def main() -> None:
     """What the process does: an evaluation for each file that it is told of, until the training is gone."""
-    evaluator = Evaluator(games)
-    try:
-        where = choose_device(device)
-        set_up_torch(deterministic)
+    training, descriptor, games, device, deterministic = sys.argv[1:]
+    with Connection(int(descriptor)) as pipe, closing(Evaluator(int(games))) as evaluator, suppress(EOFError, OSError):
         while True:
             state_dict, seed = pipe.recv()
-            played = evaluator.play(load_network(state_dict, where), seed, lambda _: os.getppid() == training)
-            pipe.send(played)
-    except (EOFError, ConnectionError):
-        pass
-    except Exception as error:  # of many kinds: the GPU's memory, the disk, the emulators
-        pipe.send(" ".join(f"{type(error).__name__}: {error}".split())[:300])
-    finally:
-        evaluator.close()
+            try:
+                set_up_torch(bool(int(deterministic)))
+                network = load_network(state_dict, choose_device(device))
+                played = evaluator.play(network, seed, lambda _: os.getppid() == int(training))
+            except Exception as error:  # of many kinds: the GPU's memory, a GPU that is for one process, the file
+                pipe.send(" ".join(f"{type(error).__name__}: {error}".split())[:300])
+            else:
+                pipe.send(played)
+
+
+if __name__ == "__main__":
+    main()

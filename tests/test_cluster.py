@@ -264,23 +264,29 @@ def test_runs_share_a_gpu_as_far_as_its_memory_reaches(monkeypatch: pytest.Monke
 
     try:
         nodes.add_node(num_cpus=16, num_gpus=2, memory=48 * 10**9)  # Ray takes our word for the GPUs
-        with crew(0.5) as counted:
-            assert (counted.room(), counted.bytes_per_run) == (
-                4,
-                8 * 10**9,
-            )  # a GPU without memory shares the machine's
-        monkeypatch.setattr(Crew, "_free_gpu_bytes", lambda _crew: 28 * 10**9)  # three times a run's with its reserve
+        with pytest.raises(
+            UsageError, match=r"a node does not say how large its GPUs are .*--gpus-per-run 1 asks none"
+        ):
+            crew(0.5)
+        monkeypatch.setattr(
+            Crew, "_smallest_gpu_bytes", lambda _crew: 24 * 10**9
+        )  # three times a run's with its reserve
         expected = [(None, 2, "GPUs"), (0.4, 4, "GPUs"), (0.1, 6, "GPU memory"), (2, 1, "GPUs"), (0, 6, "memory")]
         for asked, room, limit in expected:
             with crew(asked) as counted:
                 assert (asked, counted.room(), counted.limits()) == (asked, room, limit)
-                assert (asked, counted.bytes_per_run) == (asked, 10**9 if asked != 0 else 8 * 10**9)
-        for asked, device, words in [(1.5, "auto", "a whole number or below 1"), (0.5, "cpu", "does nothing with")]:
+                assert (asked, counted.bytes_per_run) == (asked, 8 * 10**9 if asked == 0 else 2 * 10**9)
+        refusals = [
+            (1.5, "auto", "a whole number or below 1"),
+            (0.5, "cpu", "does nothing"),
+            (0, "cuda", "no run is given"),
+        ]
+        for asked, device, words in refusals:
             with pytest.raises(UsageError, match=words):
                 crew(asked, device)
-        monkeypatch.setattr(Crew, "_free_gpu_bytes", lambda _crew: 8 * 10**9)
-        with pytest.raises(UsageError, match=r"a run needs 9.0 GB of a GPU, and one has 8.0 GB free"):
-            crew(None)
+        monkeypatch.setattr(Crew, "_smallest_gpu_bytes", lambda _crew: 7 * 10**9)
+        with pytest.raises(UsageError, match=r"a run needs 8.0 GB of a GPU, and one has 7.0 GB"):
+            crew(0.5)
     finally:
         nodes.shutdown()
 
