@@ -55,7 +55,7 @@ class BenchmarkConfig:
     what: tyro.conf.Positional[Literal["compare", "parts", "scaling", "inference", "relatives", "learning"]] = "compare"
     """compare: beside Stable-Baselines3's DQN. parts: where the time goes. scaling: environments and memory sizes.
     inference: each network forward, by batch, history frames and resolution. relatives: training with each option.
-    learning: scores after the agent steps of an hour, beside the README's first example and Stable-Baselines3."""
+    learning: scores after the agent steps of an hour, beside the README's example and Stable-Baselines3."""
     rounds: Count = 5
     """Rounds of the comparison, in each every program once, in a process of its own; with scaling, of each point."""
     seconds: Positive = 20.0

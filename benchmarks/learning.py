@@ -1,4 +1,4 @@
-"""What is learned in an hour: a config, the README's first example, and Stable-Baselines3 with its zoo's constants."""
+"""What is learned in an hour: a config, the README's example, and Stable-Baselines3 with its zoo's constants."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ ZOO: dict[str, Any] = {
     "optimize_memory_usage": False,
 }
 LOOKS = {  # what each is called, and its colour; a config is `--config NAME`, and blue
-    "example": ("the README's first example", ORANGE),
+    "example": ("the README's example", ORANGE),
     PEER: ("Stable-Baselines3, its zoo's constants", VERMILLION),
 }
 

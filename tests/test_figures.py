@@ -846,7 +846,7 @@ def test_an_hour_of_learning_is_counted_in_the_steps_of_rates_that_are_measured_
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert table[-2:] == [["d3qn", "0.5", "1,800", "1.5", "1.5"], ["example", "2.0", "7,200", "7.0", "9.5"]]
     lines = lines_of(learning.draw("pong", result["learning"]), 0)
-    np.testing.assert_allclose(lines["the README's first example"][:, 0], [1_000 / 120, 2_000 / 120, 3_000 / 120])
+    np.testing.assert_allclose(lines["the README's example"][:, 0], [1_000 / 120, 2_000 / 120, 3_000 / 120])
     assert list(lines["--config d3qn"][0]) == [1_000 / 30, 1.5]
     kept = tmp_path / "hour" / "rates.json"
     for text, words in (("[]", "does not say the rates"), (kept.read_text(), "other constants of example")):

@@ -1,14 +1,17 @@
-"""Networks whose weights have 16 bits play as those of 32 do."""
+"""The networks that come with the project play; weights of 16 bits are those of 32, rounded."""
 
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import save_network
+from conftest import ROOT, save_network
 
+from evaluate import Entrant, EvaluationConfig, play
 from model import load_network
 from pretrained import halve
+from wrappers import rom_name
 
 
 def test_halved_weights_are_half_the_bytes_and_the_same_but_for_rounding(
@@ -23,3 +26,20 @@ def test_halved_weights_are_half_the_bytes_and_the_same_but_for_rounding(
     for name, weights in of_whole.items():
         assert of_half[name].dtype == torch.float32
         assert torch.equal(of_half[name], weights.half().float())
+
+
+# The least mean score of 4 games: far above random play (1.7, -20.7), below that of 30 (pretrained/README.md).
+LEAST = {"breakout": 30, "pong": 5}
+
+
+def test_each_network_that_comes_with_the_project_has_a_least_score() -> None:
+    assert {path.stem for path in (ROOT / "pretrained").glob("*.pt")} == {*LEAST}
+    assert (ROOT / "model.pt").read_bytes() == (ROOT / "pretrained" / "breakout.pt").read_bytes()
+
+
+@pytest.mark.parametrize("game", LEAST)
+def test_a_network_that_comes_with_the_project_plays_far_above_random(game: str) -> None:
+    network = load_network(ROOT / "pretrained" / f"{game}.pt")
+    assert rom_name(network.game) == game
+    played = play(Entrant(game, game, network), EvaluationConfig(games=4, seed=1))
+    assert np.mean([finished.score for finished in played]) > LEAST[game]
