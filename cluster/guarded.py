@@ -39,7 +39,10 @@ def run_guarded(command: list[str], log: str, root: str, threads: int, gpu: bool
 
 
 def smallest_gpu_bytes() -> int:
-    """The memory of the smallest GPU of this machine, looked at by another process; raises `RuntimeError`."""
+    """The memory of the smallest GPU of this machine; raises `RuntimeError`.
+
+    Another process looks, for what PyTorch takes of a GPU to look at it goes with that.
+    """
     looked = subprocess.run([sys.executable, "-c", SMALLEST_GPU], capture_output=True, text=True)
     if looked.returncode:
         raise RuntimeError((looked.stderr.strip() or "it was killed").splitlines()[-1])

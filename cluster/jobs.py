@@ -78,7 +78,9 @@ def import_ray() -> Any:
         import ray
         import rich  # noqa: F401  # for cluster/board.py
     except ImportError as error:
-        raise UsageError(f"{error.name} is not installed: pip install -r requirements-cluster.txt") from None
+        raise UsageError(
+            f"{str(error.name).capitalize()} is not installed: pip install -r requirements-cluster.txt"
+        ) from None
     return ray
 
 

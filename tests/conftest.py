@@ -9,8 +9,10 @@ os.environ.pop("DQN_WEBHOOK_URL", None)  # no chat is told of the runs of tests
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import ale_py
 import pytest
@@ -49,6 +51,25 @@ def start_script(name: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
     )
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
+    """What `what` gives once it is true; fails after so many seconds."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, f"it did not happen within {seconds:g} seconds"
+        time.sleep(0.05)
+    return found
+
+
+def processes() -> Iterator[tuple[int, list[str]]]:
+    """The processes that run at this moment, each with the words of its command."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:  # it has ended
+            continue
+        yield int(process.name), words.split("\0")
 
 
 def refused(

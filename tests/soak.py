@@ -48,6 +48,14 @@ RESEED_STEPS = 400  # instead of 250,000, so that a small run crosses several fr
 LOG_EVERY_STEPS = 100  # instead of 10,000, so that it has rows in training.csv
 
 
+def flags(config: Config) -> list[str]:
+    """The config as command line flags."""
+    usual = Config().as_json()
+    values = {name: value for name, value in config.as_json().items() if value != usual[name]}
+    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in values.items())
+    return [*(word for pair in pairs for word in pair), "--run-dir", str(config.run_dir)]
+
+
 def memory_digest(memory: Any) -> str:
     """SHA-256 of every byte that the replay memory holds."""
     digest = hashlib.sha256(memory.frames.cpu().numpy().tobytes())

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script, start_script
+from conftest import ROOT, processes, run_script, start_script, wait_for
 from soak import differences
 
 from cluster.board import Board, Row, last_rows
@@ -73,25 +73,12 @@ def start(cluster: Any, tmp_path: Path) -> Iterator[Callable[..., subprocess.Pop
         driver.communicate()
 
 
-def wait_for(what: Callable[[], Any], seconds: float) -> Any:
-    """What `what` gives once it is true; fails after so many seconds."""
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.2)
-    return found
-
-
 def training_in(folder: Path) -> dict[str, int]:
     """The runs in a folder that are trained at this moment, and the process that does it."""
     found: dict[str, int] = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
+    for process, words in processes():
         if any(word.endswith("q_agent_train.py") for word in words):
-            found |= {Path(word).name: int(process.name) for word in words if word.startswith(f"{folder}/")}
+            found |= {Path(word).name: process for word in words if word.startswith(f"{folder}/")}
     return found
 
 
@@ -268,9 +255,8 @@ def test_runs_share_a_gpu_as_far_as_its_memory_reaches(monkeypatch: pytest.Monke
             UsageError, match=r"a node does not say how large its GPUs are .*--gpus-per-run 1 asks none"
         ):
             crew(0.5)
-        monkeypatch.setattr(
-            Crew, "_smallest_gpu_bytes", lambda _crew: 24 * 10**9
-        )  # three times a run's with its reserve
+        # Three times what a run needs with its reserve.
+        monkeypatch.setattr(Crew, "_smallest_gpu_bytes", lambda _crew: 24 * 10**9)
         expected = [(None, 2, "GPUs"), (0.4, 4, "GPUs"), (0.1, 6, "GPU memory"), (2, 1, "GPUs"), (0, 6, "memory")]
         for asked, room, limit in expected:
             with crew(asked) as counted:
@@ -291,15 +277,14 @@ def test_runs_share_a_gpu_as_far_as_its_memory_reaches(monkeypatch: pytest.Monke
         nodes.shutdown()
 
 
-def test_a_run_without_a_gpu_does_not_see_one_and_one_with_it_does(tmp_path: Path) -> None:
+def test_a_run_without_a_gpu_does_not_see_one_and_one_with_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = tmp_path / "look.py"
     script.write_text("import os\nprint(os.environ.get('CUDA_VISIBLE_DEVICES'))\n")
-    os.environ["CUDA_VISIBLE_DEVICES"] = "7"
-    try:
-        for gpu in (False, True):
-            assert run_guarded([str(script)], str(tmp_path / "log"), str(ROOT), 1, gpu) == 0
-    finally:
-        del os.environ["CUDA_VISIBLE_DEVICES"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    for gpu in (False, True):
+        assert run_guarded([str(script)], str(tmp_path / "log"), str(ROOT), 1, gpu) == 0
     assert (tmp_path / "log").read_text().split("\n")[:2] == ["", "7"]
 
 

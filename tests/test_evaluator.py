@@ -5,16 +5,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, save_network
-from soak import SMALL, differences, start
+from conftest import ROOT, processes, save_network, wait_for
+from soak import SMALL, differences, flags, start
 
 from atari import FinishedGame
 from machine.checkpoint import CheckpointFile
@@ -32,13 +30,6 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("q_agent_train.BESIDE_ON", ("cpu",))
 
 
-def wait_for(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within two minutes"
-        time.sleep(0.02)
-
-
 def pending(run_dir: Path) -> int:
     """The agent steps of the evaluation that the newest checkpoint says goes on; 0 for none."""
     checkpoints = CheckpointFile(run_dir)
@@ -48,15 +39,7 @@ def pending(run_dir: Path) -> int:
 
 def evaluators_of(training: int) -> set[int]:
     """The processes in which evaluations of this training go on."""
-    found = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_text().split("\0")
-        except OSError:
-            continue
-        if "showing.evaluator" in words and str(training) in words:
-            found.add(int(process.name))
-    return found
+    return {process for process, words in processes() if "showing.evaluator" in words and str(training) in words}
 
 
 def test_killed_while_evaluations_go_on_beside_it_a_run_ends_as_with_them_in_place(
@@ -67,11 +50,11 @@ def test_killed_while_evaluations_go_on_beside_it_a_run_ends_as_with_them_in_pla
     monkeypatch.setattr("q_agent_train.BESIDE_ON", ("cpu",))
     for steps in (300, 600):
         process = start(killed)
-        wait_for(lambda: pending(tmp_path / "killed") >= steps)  # noqa: B023
+        wait_for(lambda: pending(tmp_path / "killed") >= steps, 120)  # noqa: B023
         assert len(evaluators_of(process)) == 1
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
-        wait_for(lambda: not evaluators_of(process))  # noqa: B023  # none outlives its training
+        wait_for(lambda: not evaluators_of(process), 120)  # noqa: B023  # none outlives its training
     assert os.waitpid(start(killed), 0)[1] == 0
     assert differences(tmp_path / "in place", tmp_path / "killed") == []
     assert pending(tmp_path / "killed") == 0
@@ -126,7 +109,7 @@ def test_an_evaluation_that_was_begun_beside_is_played_where_the_run_goes_on(
     whole, moved = (replace(CONFIG, run_dir=tmp_path / name) for name in ("whole", "moved"))
     train(whole)
     process = start(moved)
-    wait_for(lambda: pending(tmp_path / "moved") == 300)
+    wait_for(lambda: pending(tmp_path / "moved") == 300, 120)
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
     monkeypatch.setattr("q_agent_train.BESIDE_ON", ())
@@ -137,23 +120,15 @@ def test_an_evaluation_that_was_begun_beside_is_played_where_the_run_goes_on(
 
 def test_ctrl_c_in_a_terminal_reaches_the_training_alone(tmp_path: Path) -> None:
     script = "import q_agent_train as q; q.BESIDE_ON = ('cpu',); from machine.exits import exit_with; exit_with(q.main)"
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in vars(SMALL).items() if name in GIVEN]
-    more = ["--evaluate-every=300", "--run-dir", str(tmp_path / "run"), "--checkpoint-minutes=0.002"]
-    command = [sys.executable, "-c", script, *flags, *more]
+    command = [sys.executable, "-c", script, *flags(replace(CONFIG, steps=20_000, run_dir=tmp_path / "run"))]
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT, "start_new_session": True}
     process = subprocess.Popen(command, **quiet)  # type: ignore[call-overload]
-    wait_for(lambda: pending(tmp_path / "run"))
+    wait_for(lambda: pending(tmp_path / "run"), 120)
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert b"Stopped after" in output
     assert b"Traceback" not in errors
-
-
-GIVEN = {
-    *("game", "network", "num_envs", "replay_size", "replay_start_size", "minibatch_size", "target_update_frequency"),
-    *("epsilon_decay_steps", "evaluation_games", "steps", "device"),
-}
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from soak import LOG_EVERY_STEPS, RESEED_STEPS, SMALL, differences, hashed, interrupt, start
+from conftest import ROOT, wait_for
+from soak import LOG_EVERY_STEPS, RESEED_STEPS, SMALL, differences, flags, hashed, interrupt, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from atari import FinishedGame, Step
@@ -40,14 +40,6 @@ exit_with(main)
 """
 
 
-def flags(config: Config) -> list[str]:
-    """The config as command line flags."""
-    usual = Config().as_json()
-    values = {name: value for name, value in config.as_json().items() if value != usual[name]}
-    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in values.items())
-    return [*(word for pair in pairs for word in pair), "--run-dir", str(config.run_dir)]
-
-
 def run(*arguments: str, limit_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
     """Run the training script as a user does, where wanted with a limit on the size of the files it writes."""
 
@@ -58,13 +50,6 @@ def run(*arguments: str, limit_bytes: int | None = None) -> subprocess.Completed
 
     command = [sys.executable, "-c", SCRIPT, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit, timeout=120)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within a minute"
-        time.sleep(0.02)
 
 
 def finish(config: Config) -> Path:

@@ -64,7 +64,7 @@ def test_a_sweep_is_every_game_with_every_seed_and_value() -> None:
         ("--run-dir x --games Pong --steps 50000", "nothing would be learned"),
         ("--run-dir x --games Pong --config nosuch", "--config nosuch is neither a file nor"),
         ("--run-dir x --games Pong --cpus-per-run 0", "--cpus-per-run 0.0 cannot be"),
-        ("--run-dir x --games Pong", "ray is not installed: pip install -r requirements-cluster.txt"),
+        ("--run-dir x --games Pong", "Ray is not installed: pip install -r requirements-cluster.txt"),
     ],
 )
 def test_what_cannot_be_swept_is_one_line(
