@@ -38,6 +38,7 @@ GAME = "BreakoutNoFrameskip-v4"  # edit this line to change the game, or name an
 OLD_FORMAT: dict[str, Any] = {"machine": [], "lengths": {}, "best_mean": 0.0, "seconds": 0.0}
 BESIDE_ON = ("cuda",)  # where an evaluation goes on beside the training: cores wait there, on a CPU they do not
 LOG_EVERY_STEPS = 10_000  # agent steps between rows of training.csv, and the values in TensorBoard that are no game's
+SAME_VALUE = 1e-6  # of the mean: float32 rounds by 1e-7; on the plateau of the paper's constants values differ by 1e-4
 
 
 @dataclass
@@ -182,6 +183,7 @@ class Run:
         self._began = self._checkpoint_written = time.monotonic()
         self._steps_recorded = 0
         self._progress: Progress | None = None
+        self._said_dead = False
         self._evaluator = Evaluator(config.evaluation_games)
         self._beside: EvaluatorBeside | None = None
         self._evaluation: dict[str, Any] | None = None  # the one that goes on beside the training
@@ -335,6 +337,7 @@ class Run:
             self.folder.add_scalars(steps, **values)
             rates = {"learning_rate": training.learning_rate or self.config.learning_rate, "epsilon": epsilon}
             self.folder.add_row("training.csv", training_row(steps, values | rates))
+            self._say_when_dead(values)
         self.finish_evaluation(wait=False)
         self._steps_recorded = steps
         self._progress.show(steps, training.games_finished, training.recent_scores, epsilon)
@@ -416,6 +419,16 @@ class Run:
             what = f"the loss is no finite number any more, noticed at agent step {self.training.agent_steps:,}"
             kept = f"the checkpoint of {self.last_saved} and model.pt in {self.folder.path}"
             raise RunError(f"{what}: the learning rate may be too large. Last good files: {kept}")
+
+    def _say_when_dead(self, values: dict[str, float]) -> None:
+        """Say once that the network has one value for all states: a layer whose units are all 0 learns nothing."""
+        deviation, mean = values.get("deviation_q_held_out", math.inf), values.get("mean_q_held_out", 0.0)
+        if deviation <= SAME_VALUE * max(1.0, abs(mean)) and not self._said_dead:
+            self._said_dead = True
+            found = f"At agent step {self.training.agent_steps:,} the network gives the same value to every state"
+            note = f"{found}: a layer is dead, and will hardly revive. Begin again with a smaller --learning-rate."
+            tqdm.write(note)
+            self.webhook.send(note)
 
     def _save_network(self, name: str) -> None:
         self._check_finite()

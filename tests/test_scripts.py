@@ -16,6 +16,7 @@ from conftest import refused, run_script
 from soak import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from machine.checkpoint import save_state_dict
 from machine.exits import RunError, UsageError
 from model import load_network
 from q_agent_train import Config, main, train
@@ -146,6 +147,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_file(tm
     with pytest.raises(RunError, match=r"no finite number.*agent step [\d,]+.*checkpoint of agent step 0"):
         train(replace(config, checkpoint_minutes=60.0))
     assert load_network(tmp_path / "run" / "model.pt").hidden.weight.isfinite().all()
+
+
+def test_a_network_that_has_died_is_said_once_and_one_that_lives_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("q_agent_train.LOG_EVERY_STEPS", 200)
+    config = replace(SMALL, steps=800, evaluate_every=0)
+    train(replace(config, run_dir=tmp_path / "living"))
+    assert "same value" not in capfd.readouterr().out
+    network = load_network(tmp_path / "living" / "model.pt")
+    torch.nn.init.constant_(network.conv2.bias, -1e3)  # no state lifts a unit above 0
+    save_state_dict(network.state_dict(), tmp_path / "dead.pt")
+    train(replace(config, initial_state_dict=tmp_path / "dead.pt", run_dir=tmp_path / "run"))
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if "same value" in line]
+    assert line.startswith("At agent step 400 the network gives the same value to every state: a layer is dead")
 
 
 def test_games_that_no_checkpoint_knows_are_never_overwritten(tmp_path: Path) -> None:
