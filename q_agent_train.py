@@ -38,7 +38,7 @@ GAME = "BreakoutNoFrameskip-v4"  # edit this line to change the game, or name an
 OLD_FORMAT: dict[str, Any] = {"machine": [], "lengths": {}, "best_mean": 0.0, "seconds": 0.0}
 BESIDE_ON = ("cuda",)  # where an evaluation goes on beside the training: cores wait there, on a CPU they do not
 LOG_EVERY_STEPS = 10_000  # agent steps between rows of training.csv, and the values in TensorBoard that are no game's
-SAME_VALUE = 1e-6  # of the mean: float32 rounds by 1e-7; on the plateau of the paper's constants values differ by 1e-4
+SAME_VALUE = 1e-6  # of the mean, at least of 1: float32 rounds by 1e-7; on Breakout's plateau values differ by 1e-4
 
 
 @dataclass
@@ -421,14 +421,13 @@ class Run:
             raise RunError(f"{what}: the learning rate may be too large. Last good files: {kept}")
 
     def _say_when_dead(self, values: dict[str, float]) -> None:
-        """Say once that the network has one value for all states: a layer whose units are all 0 learns nothing."""
+        """Say once per process that the network has one value for all states: a layer whose units are all 0 is lost."""
         deviation, mean = values.get("deviation_q_held_out", math.inf), values.get("mean_q_held_out", 0.0)
         if deviation <= SAME_VALUE * max(1.0, abs(mean)) and not self._said_dead:
             self._said_dead = True
-            found = f"At agent step {self.training.agent_steps:,} the network gives the same value to every state"
-            note = f"{found}: a layer is dead, and will hardly revive. Begin again with a smaller --learning-rate."
-            tqdm.write(note)
-            self.webhook.send(note)
+            found = f"network gives the same value to every state at agent step {self.training.agent_steps:,}"
+            tqdm.write(f"The {found}: a layer is probably dead. Begin again with a smaller --learning-rate.")
+            self.webhook.send(f"its {found}")
 
     def _save_network(self, name: str) -> None:
         self._check_finite()
