@@ -78,9 +78,8 @@ def import_ray() -> Any:
         import ray
         import rich  # noqa: F401  # for cluster/board.py
     except ImportError as error:
-        raise UsageError(
-            f"{str(error.name).capitalize()} is not installed: pip install -r requirements-cluster.txt"
-        ) from None
+        missing = str(error.name).capitalize()
+        raise UsageError(f"{missing} is not installed: pip install -r requirements-cluster.txt") from None
     return ray
 
 
