@@ -123,9 +123,10 @@ def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver_bit_for_bit(
     wait_for(lambda: (folder / "scores.csv").exists(), 180)  # a run is finished
 
     def with_work_to_lose() -> list[str]:
-        # The node's run has an old checkpoint; a loss while its process still starts would leave no trace in the log.
-        saved = [run for run in training_in(folder) if past_checkpoint(folder / run)]
-        return [run for run in saved if run != of_node or went_on_from(folder, run)]
+        # Saved, half of it still to do; and the node's run, whose checkpoint is an older one, has said that it goes on.
+        runs = [run for run in training_in(folder) if past_checkpoint(folder / run)]
+        runs = [run for run in runs if len(last_rows(folder / run / "evaluations.csv")) < 2]
+        return [run for run in runs if run != of_node or went_on_from(folder, run)]
 
     of_driver = wait_for(with_work_to_lose, 120)
     driver.send_signal(signal.SIGKILL)
