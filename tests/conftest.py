@@ -23,6 +23,11 @@ from machine.exits import exit_with
 from model import QNetwork
 
 torch.set_num_threads(1)
+for number in (signal.SIGINT, signal.SIGHUP):
+    # A suite in the background, or under nohup, ignores them, and so would the processes that tests interrupt; of a
+    # handler they inherit nothing.
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 ROOT = Path(__file__).parent.parent
 
 
@@ -49,7 +54,6 @@ def start_script(name: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
     )
 
 
