@@ -177,7 +177,7 @@ def draw(rom: str, rows: list[dict[str, Any]]) -> Figure:
     """The evaluations of the hour, against the minutes at which each program's rate reaches them."""
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     panel = figure.subplots()
-    for row in rows:
+    for row in [row for row in rows if row["evaluations"]]:
         label, color = LOOKS.get(row["program"], (f"--config {row['program']}", BLUE))
         steps, means = np.array(row["evaluations"]).reshape(-1, 2).T
         panel.plot(steps / row["steps_per_second"] / 60, means, "o-", ms=4, color=color, label=label)
@@ -186,7 +186,7 @@ def draw(rom: str, rows: list[dict[str, Any]]) -> Figure:
         panel.axhline(score, color=GREY, linestyle=":", linewidth=1)
         panel.annotate(name, (0, score), (2, 2), textcoords="offset points", color=GREY, fontsize=9)
     panel.set(xlim=(0, 60), title=paper.game if paper else rom)
-    panel.set(xlabel="minutes on the machine where the rates were measured", ylabel="mean score of 30 games, ε 0.05")
+    panel.set(xlabel="minutes, at the rate of learning that was measured", ylabel="mean score of 30 games, ε 0.05")
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(edgecolor="none")
     return figure

@@ -848,6 +848,8 @@ def test_an_hour_of_learning_is_counted_in_the_steps_of_rates_that_are_measured_
     lines = lines_of(learning.draw("pong", result["learning"]), 0)
     np.testing.assert_allclose(lines["the README's example"][:, 0], [1_000 / 120, 2_000 / 120, 3_000 / 120])
     assert list(lines["--config d3qn"][0]) == [1_000 / 30, 1.5]
+    made, unmade = result["learning"][0], result["learning"][1] | {"evaluations": []}
+    assert "the README's example" not in lines_of(learning.draw("pong", [made, unmade]), 0)
     kept = tmp_path / "hour" / "rates.json"
     for text, words in (("[]", "does not say the rates"), (kept.read_text(), "other constants of example")):
         kept.write_text(text.replace("1e-10", "1e-9"))
