@@ -174,12 +174,12 @@ def _print(rom: str, rows: list[dict[str, Any]]) -> None:
 
 
 def draw(rom: str, rows: list[dict[str, Any]]) -> Figure:
-    """The evaluations of the hour, against the minutes at which each program's rate reaches them."""
+    """The evaluations of each program that has any, against the minutes at which its rate reaches them."""
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     panel = figure.subplots()
     for row in [row for row in rows if row["evaluations"]]:
         label, color = LOOKS.get(row["program"], (f"--config {row['program']}", BLUE))
-        steps, means = np.array(row["evaluations"]).reshape(-1, 2).T
+        steps, means = np.array(row["evaluations"]).T
         panel.plot(steps / row["steps_per_second"] / 60, means, "o-", ms=4, color=color, label=label)
     paper = paper_scores(rom)
     for name, score in (("human tester", paper.human), ("random play", paper.random)) if paper else ():
