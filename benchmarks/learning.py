@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -53,16 +54,19 @@ LOOKS = {  # what each is called, and its colour; a config is `--config NAME`, a
 def learning(config: BenchmarkConfig) -> dict[str, Any]:
     """Train each program for the agent steps that it makes in an hour, print what it scores, return it all.
 
-    The rates are measured once and kept in the folder, so that the steps of the hour may be made at any pace.
+    The rates are measured once, on the first game, and kept in the folder, so that the steps of the hour may be made at
+    any pace.
     """
     rom = rom_name(config.game)
-    there = [name for name in PROGRAMS if name != PEER or peer_is_there()]
-    programs = [*([config.config] if config.config else []), *there]
+    programs = [*([config.config] if config.config else []), *PROGRAMS]
+    chosen = [name for name in programs if name in (config.programs or programs)]
+    if PEER in chosen and not peer_is_there():
+        chosen.remove(PEER)
     constants = {name: _constants(name) for name in programs}
-    rates, rows = _rates(config, constants), []
-    for name in programs:
+    rates, rows = _rates(config, constants, chosen), []
+    for name in [name for name in programs if name in rates]:
         steps, folder = round(rates[name] * HOUR_SECONDS), config.run_dir / f"{rom}-seed{config.seed}-{Path(name).stem}"
-        if not config.programs or name in config.programs:
+        if name in chosen:
             _train(name, constants[name], rom, folder, steps, config)
         means = _evaluations(folder / "evaluations.csv")
         rows.append({"program": name, "steps_per_second": rates[name], "agent_steps": steps, "evaluations": means})
@@ -79,34 +83,34 @@ def _constants(program: str) -> list[str]:
     return [*EXAMPLE] if program == "example" else words_of_file(program)
 
 
-def _rates(config: BenchmarkConfig, constants: dict[str, list[str]]) -> dict[str, float]:
-    """Agent steps per second of each program: what the folder says, else measured now; raises `UsageError`."""
-    file = config.run_dir / "rates.json"
+def _rates(config: BenchmarkConfig, constants: dict[str, list[str]], chosen: list[str]) -> dict[str, float]:
+    """Agent steps per second that the folder has, those of `chosen` measured where missing; raises `UsageError`."""
+    file, device = config.run_dir / "rates.json", str(choose_device(config.device))
     try:
         known = json.loads(file.read_text()) if file.exists() else {}
-        differing = [name for name in constants if name in known and known[name]["constants"] != constants[name]]
-        rates = {name: float(row["median"]) for name, row in known.items()}
+        made = {name: (row["constants"], row["device"], float(row["median"])) for name, row in known.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{file} does not say the rates ({error!r}); remove it to measure them again") from None
-    if differing:
-        raise UsageError(f"{file} was measured with other constants of {differing[0]}; choose another --run-dir")
-    missing = {name: _measurement(name, words, config) for name, words in constants.items() if name not in rates}
-    if missing:
-        measured = {name: spread(values) for name, values in in_turn(missing, config).items()}
-        known |= {name: {"constants": constants[name], **row} for name, row in measured.items()}
-        rates |= {name: row["median"] for name, row in measured.items()}
+    if differing := [name for name in constants if name in made and made[name][:2] != (constants[name], device)]:
+        what = f"other constants of {differing[0]}, or on another device than {device}"
+        raise UsageError(f"{file} was measured with {what}; choose another --run-dir")
+    if missing := {name: _measurement(name, constants[name], config) for name in chosen if name not in known}:
+        for name, values in in_turn(missing, config).items():
+            known[name] = {"constants": constants[name], "device": device, **spread(values)}
         with failing_clearly(file):
             config.run_dir.mkdir(parents=True, exist_ok=True)
             write_text(file, json.dumps(known, indent=2) + "\n")
-    return rates
+    return {name: float(row["median"]) for name, row in known.items()}
 
 
-def _measurement(program: str, words: list[str], config: BenchmarkConfig) -> Any:
+def _measurement(program: str, words: list[str], config: BenchmarkConfig) -> Callable[[BenchmarkConfig], float]:
+    """What measures its rate: its constants, but learning from the start, at the epsilon of every measurement."""
     if program == PEER:
-        return measure_stable_baselines3
+        at_start = ("learning_starts", "exploration_fraction", "exploration_final_eps")
+        return partial(measure_stable_baselines3, changes={name: ZOO[name] for name in ZOO if name not in at_start})
     parsed = with_words(RunConfig(config.game), words, program)
     changes = {field.name: getattr(parsed, field.name) for field in fields(Hyperparameters)}
-    for name in ("replay_start_size", "epsilon_start", "epsilon_end"):  # measured where it learns, at its usual epsilon
+    for name in ("replay_start_size", "epsilon_start", "epsilon_end"):
         del changes[name]
     return partial(measure_ours, changes=changes)
 
@@ -115,15 +119,18 @@ def _train(program: str, constants: list[str], rom: str, folder: Path, steps: in
     """Make a program's steps, or those that are missing; the peer, which cannot go on, begins anew."""
     every = steps // EVALUATIONS
     if program == PEER:
-        if not (folder / "evaluations.csv").exists():
+        if not (made := _evaluations(folder / "evaluations.csv")):
             with lock_folder(folder):
                 alone(_train_stable_baselines3, rom, folder, steps, config.seed, config.device)
+        elif made[-1][0] != every * EVALUATIONS:
+            raise UsageError(f"{folder} had {made[-1][0]:,.0f} agent steps, not {steps:,}; remove it to begin anew")
         return
     words = ["--game", rom, "--seed", config.seed, "--steps", steps, "--games", MOST, "--evaluate-every", every]
     more = ["--run-dir", folder, "--save-every-games", 0, "--device", config.device]
     command = [sys.executable, ROOT / "q_agent_train.py", *constants, *words, *more]
     if status := subprocess.run([*map(str, command)], check=False).returncode:
-        raise RunError(f"{folder} ended with status {status}; the same command goes on with it")
+        refused = "see the line above" if status == 2 else "the same command goes on with it"
+        raise RunError(f"{folder} ended with status {status}; {refused}")
 
 
 def _train_stable_baselines3(rom: str, folder: Path, steps: int, seed: int, device: str) -> None:
@@ -166,11 +173,11 @@ def _evaluations(file: Path) -> list[tuple[float, float]]:
 
 
 def _print(rom: str, rows: list[dict[str, Any]]) -> None:
-    print(f"{rom:18} {'steps/s':>8} {'in an hour':>11} {'last':>9} {'best':>9}")
+    print(f"{rom:18} {'steps/s':>8} {'in an hour':>11} {'evaluated at':>12} {'last':>9} {'best':>9}")
     for row in rows:
         means = [mean for _, mean in row["evaluations"]]
-        last, best = (f"{value:9.1f}" for value in (means[-1], max(means))) if means else (" not made", "")
-        print(f"{row['program']:18} {row['steps_per_second']:8.1f} {row['agent_steps']:11,} {last} {best}")
+        made = f"{row['evaluations'][-1][0]:12,.0f} {means[-1]:9.1f} {max(means):9.1f}" if means else f"{'not yet':>12}"
+        print(f"{row['program']:18} {row['steps_per_second']:8.1f} {row['agent_steps']:11,} {made}")
 
 
 def draw(rom: str, rows: list[dict[str, Any]]) -> Figure:

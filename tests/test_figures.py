@@ -29,10 +29,10 @@ import benchmark
 import figures
 from atari import PAPER_RULES, paper_table
 from benchmarks import inference, learning, parts, scaling
-from benchmarks.common import TAKES, BenchmarkConfig, timer
+from benchmarks.common import PEER, TAKES, BenchmarkConfig, timer
 from benchmarks.inference import LINES, POINTS, Point
 from machine.checkpoint import save_state_dict
-from machine.exits import UsageError
+from machine.exits import RunError, UsageError
 from machine.tables import TRAINING_COLUMNS
 from model import Layers, load_network
 from showing.episodes import EpsilonGreedyPlayer
@@ -835,7 +835,7 @@ def test_an_hour_of_learning_is_counted_in_the_steps_of_rates_that_are_measured_
     monkeypatch.setattr(learning, "_train", train)
     monkeypatch.setattr(learning, "in_turn", lambda programs, _: {name: rates[name] for name in programs})
     monkeypatch.setattr(learning, "peer_is_there", lambda: False)
-    alone = BenchmarkConfig("learning", game="ALE/Pong-v5", run_dir=tmp_path / "hour")
+    alone = BenchmarkConfig("learning", game="ALE/Pong-v5", device="cpu", run_dir=tmp_path / "hour")
     learning.learning(alone)
     assert trained == [("example", 7_200)]
     rates["example"] = [100.0]  # what is kept counts; what is missing is measured
@@ -844,16 +844,46 @@ def test_an_hour_of_learning_is_counted_in_the_steps_of_rates_that_are_measured_
     assert trained[1:] == [("d3qn", 1_800)]
     assert result["learning"][1]["evaluations"] == [(1_000, 2.0), (2_000, 9.5), (3_000, 7.0)]
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert table[-2:] == [["d3qn", "0.5", "1,800", "1.5", "1.5"], ["example", "2.0", "7,200", "7.0", "9.5"]]
+    rows = [["d3qn", "0.5", "1,800", "1,000", "1.5", "1.5"], ["example", "2.0", "7,200", "3,000", "7.0", "9.5"]]
+    assert table[-2:] == rows
     lines = lines_of(learning.draw("pong", result["learning"]), 0)
     np.testing.assert_allclose(lines["the README's example"][:, 0], [1_000 / 120, 2_000 / 120, 3_000 / 120])
     assert list(lines["--config d3qn"][0]) == [1_000 / 30, 1.5]
     made, unmade = result["learning"][0], result["learning"][1] | {"evaluations": []}
     assert "the README's example" not in lines_of(learning.draw("pong", [made, unmade]), 0)
     kept = tmp_path / "hour" / "rates.json"
-    for text, words in (("[]", "does not say the rates"), (kept.read_text(), "other constants of example")):
-        kept.write_text(text.replace("1e-10", "1e-9"))
-        with pytest.raises(UsageError, match=words):
+    right = kept.read_text()
+    for text, fault in (
+        ("[]", "does not say the rates"),
+        (right.replace("1e-10", "1e-9"), "other constants of example"),
+        (right.replace('"device": "cpu"', '"device": "cuda:0"'), "on another device than cpu"),
+    ):
+        kept.write_text(text)
+        with pytest.raises(UsageError, match=fault):
             learning.learning(config)
     with pytest.raises(UsageError, match="there is no quick; there are d3qn, example, stable_baselines3"):
         dataclasses.replace(config, programs=("quick",)).check()
+
+
+def test_the_example_of_the_hour_is_that_of_the_readme() -> None:
+    typed = (ROOT / "README.md").read_text().replace("\\\n", " ").split()
+    words = [*learning.EXAMPLE]
+    assert any(typed[start : start + len(words)] == words for start in range(len(typed)))
+
+
+def test_an_hour_is_trained_and_evaluated_to_its_last_step_and_one_of_other_steps_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "EVALUATIONS", 2)
+    config = BenchmarkConfig("learning", game="Pong", seed=7, device="cpu", run_dir=tmp_path)
+    small = ["--num-envs", "4", "--replay-size", "400", "--replay-start-size", "40", "--evaluation-games", "1"]
+    learning._train("example", small, "pong", tmp_path / "ours", 80, config)
+    assert [step for step, _ in learning._evaluations(tmp_path / "ours" / "evaluations.csv")] == [40, 80]
+    saved = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert (saved["game"], saved["seed"], saved["steps"]) == ("pong", 7, 80)
+    with pytest.raises(RunError, match="status 2; see the line above"):
+        learning._train("example", small, "pong", tmp_path / "ours", 120, config)
+    (tmp_path / "peer").mkdir()
+    (tmp_path / "peer" / "evaluations.csv").write_text("agent_step,mean\n60,1.0\n")
+    with pytest.raises(UsageError, match="peer had 60 agent steps, not 80"):
+        learning._train(PEER, [], "pong", tmp_path / "peer", 80, config)
