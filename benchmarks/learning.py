@@ -187,7 +187,7 @@ def draw(rom: str, rows: list[dict[str, Any]]) -> Figure:
     for row in [row for row in rows if row["evaluations"]]:
         label, color = LOOKS.get(row["program"], (f"--config {row['program']}", BLUE))
         steps, means = np.array(row["evaluations"]).T
-        panel.plot(steps / row["steps_per_second"] / 60, means, "o-", ms=4, color=color, label=label)
+        panel.plot(steps / row["steps_per_second"] / 60, means, "o-", ms=4, color=color, label=label, clip_on=False)
     paper = paper_scores(rom)
     for name, score in (("human tester", paper.human), ("random play", paper.random)) if paper else ():
         panel.axhline(score, color=GREY, linestyle=":", linewidth=1)
