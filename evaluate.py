@@ -72,6 +72,7 @@ class EvaluationConfig:
     """Also write the table to this file, as an object with epsilon, minutes, seed and rows."""
 
     def check(self) -> None:
+        """Raise `UsageError` for flags that cannot be, or not together."""
         if bool(self.state_dict) == self.random:
             raise UsageError("who plays? Name one of --state-dict MODEL.pt and --random --game Breakout")
         if self.random and not self.game:
@@ -103,9 +104,11 @@ class Entrant:
 
     @property
     def rules(self) -> Rules:
+        """How the game is played: as the network's file says, else as in the paper."""
         return self.network.rules if self.network else PAPER_RULES
 
     def player(self, num_actions: int, config: EvaluationConfig) -> EpsilonGreedyPlayer | RandomPlayer:
+        """What chooses among the actions, with random numbers of its own from the seed."""
         if self.network:
             return EpsilonGreedyPlayer(self.network, epsilon=config.epsilon, seed=config.seed)
         return RandomPlayer(num_actions, seed=config.seed)

@@ -60,6 +60,7 @@ class PlayConfig:
     """Keep every emulator frame that was shown in this MP4 file, at the game's speed."""
 
     def check(self) -> None:
+        """Raise `UsageError` for flags that cannot be, or not together."""
         if (self.state_dict is not None) + (self.follow is not None) + self.human != 1:
             raise UsageError("who plays? Name one of --state-dict MODEL.pt, --follow RUN, and --human --game GAME")
         if self.human and self.game is None:

@@ -197,6 +197,7 @@ class QAgent:
         return None if errors is None else errors.cpu().numpy()
 
     def copy_target(self) -> None:
+        """Make the target network equal to the online network (NeuralQLearner.lua, perceive)."""
         self._target_weights.copy_(self.optimizer.weights)
 
     def reset_head(self, seed: int) -> None:
@@ -291,6 +292,7 @@ class QAgent:
         return state | {"updates_since_loss": self._updates_since_loss}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
         for name, tensor in self._tensors().items():
             if name in state:
                 tensor.copy_(state[name])

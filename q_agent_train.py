@@ -316,6 +316,7 @@ class Run:
         self._checkpoint_written = time.monotonic()
 
     def save_checkpoint_when_due(self) -> None:
+        """Save once --checkpoint-minutes have gone by since the last time."""
         if time.monotonic() - self._checkpoint_written >= self.config.checkpoint_minutes * 60:
             self.save_checkpoint()
 

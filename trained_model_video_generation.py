@@ -59,6 +59,7 @@ class FilmConfig:
     """Show it in a window too, at the game's speed."""
 
     def check(self) -> None:
+        """Raise `UsageError` for flags that cannot be, or not together."""
         check_bounds(self)
         bounds = Bounds(0, 60 * MINUTES, with_high=False)  # as long as a game may last
         if self.from_seconds is not None and not bounds.hold(self.from_seconds):

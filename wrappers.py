@@ -70,6 +70,7 @@ class _ScoreKeeper:
         self._in_first_life = np.ones(num_envs, np.bool_)
 
     def restart(self, lives: np.ndarray) -> None:
+        """All games begin anew, with so many lives (num_envs,)."""
         self._lives = lives.copy()
         self._scores[:] = self._lengths_steps[:] = 0
         self._in_first_life[:] = True
@@ -77,6 +78,7 @@ class _ScoreKeeper:
     def step(
         self, frames: np.ndarray, rewards: np.ndarray, over: np.ndarray, cut: np.ndarray, lives: np.ndarray
     ) -> Step:
+        """What one agent step of every environment gave, now with its terminals and the games that ended."""
         self._scores += rewards
         self._lengths_steps += 1
         np.copyto(self._first_life_scores, self._scores, where=self._in_first_life)
@@ -255,5 +257,6 @@ class Tape:
         return {"seeds": [*self._seeds], "rows": [*self._rows], "actions": actions}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
         self._seeds, self._rows = [*state["seeds"]], [*state["rows"]]
         self._actions = [bytearray(actions.tobytes()) for actions in state["actions"]]

@@ -87,6 +87,7 @@ class BenchmarkConfig:
     """With scaling, inference and learning: also draw it, to this PNG."""
 
     def check(self) -> None:
+        """Raise `UsageError` for flags that cannot be, or not together."""
         check_bounds(self)
         for field in dataclasses.fields(self):
             takers = [what for what, names in TAKES.items() if field.name in names]

@@ -57,6 +57,7 @@ class TrainingFlags(Cluster, Hyperparameters):
         return RunConfig(**values, game=game, seed=seed, games=MOST, initial_state_dict=start)
 
     def check(self) -> None:
+        """Raise `UsageError` for flags that cannot be, or not together."""
         check_bounds(self)
         if self.run_dir is None:
             raise UsageError("--run-dir is missing: the folder of all runs, a new one or one to go on with")
