@@ -81,10 +81,10 @@ def step(training: Training) -> list[FinishedGame]:
     """One agent step of every environment, as `perceive` orders it (paper, Algorithm 1); returns the games that ended.
 
     Act, learn from what is stored, then store. In the step that crosses `replay_start_size`, filled by random play
-    until then (epsilon 1), the first updates are due: one per 4 agent steps, so 8 with 32 environments.
+    until then (epsilon 1), the first updates are due: one per 4 agent steps, so 8 in each later step of 32 environments.
     """
     agent, memory, emulators, parameters = training.agent, training.memory, training.games, training.parameters
-    training.hold_out_states_when_due()  # once, when learning starts: the states of the average action value
+    training.hold_out_states_when_due()  # once, when learning has begun: the states of the average action value
     actions = agent.act(memory.latest_states(), training.epsilon, training.generators["exploration"])
     emulators.send(actions)  # they run in their own threads ...
     if updates := training.updates_due:  # ... while the network learns, one minibatch after the other

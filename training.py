@@ -98,7 +98,7 @@ class Training:
         return self.games.reset(seed)
 
     def hold_out_states_when_due(self) -> None:
-        """When learning starts, draw the states over which the average action value is followed."""
+        """Behind `replay_start_size`, once, draw the states over which the average action value is followed."""
         if self.held_out_states is None and self.agent_steps >= self.parameters.replay_start_size:
             drawn = self.memory.sample(HELD_OUT_STATES, self.generators["sampling"])
             self.held_out_states = drawn.windows[:, :HISTORY_FRAMES].cpu()

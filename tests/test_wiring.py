@@ -1,0 +1,198 @@
+"""What the paper says and the flags mean reaches the parts that act on it; each part's own tests begin behind that."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import AutoresetMode
+
+from atari import FRAME_SIZE, FRAMES_PER_STEP, HISTORY_FRAMES
+from config import Hyperparameters, RunConfig
+from model import QNetwork
+from q_agent import RMSProp
+from q_agent_train import set_up, step
+from showing.evaluator import Evaluator
+from training import HELD_OUT_STATES, Training
+from wrappers import MAX_FRAMES_PER_GAME, NOOP_MAX_FRAMES, AtariGames, choose_actions
+
+CPU = torch.device("cpu")
+
+
+def begun(num_envs: int, **changes: Any) -> Training:
+    """A training of Breakout, small, whose games have been started."""
+    settings: dict[str, Any] = {"replay_size": 100 * num_envs, "replay_start_size": 2 * num_envs, "minibatch_size": 2}
+    parameters = Hyperparameters("breakout", num_envs=num_envs, **{**settings, **changes})
+    parameters.check()
+    training = set_up(parameters, CPU)
+    training.begin()
+    return training
+
+
+def test_the_defaults_are_the_papers() -> None:
+    """Extended Data Table 1; the last four are from run_gpu and the text."""
+    table = {
+        "minibatch_size": 32,
+        "replay_size": 1_000_000,
+        "target_update_frequency": 10_000,
+        "discount": 0.99,
+        "frames_per_step": 4,
+        "update_frequency": 4,
+        "learning_rate": 0.00025,
+        "rmsprop_decay": 0.95,  # "gradient momentum" and "squared gradient momentum"
+        "rmsprop_minimum": 0.01,
+        "epsilon_start": 1.0,
+        "epsilon_end": 0.1,
+        "epsilon_decay_steps": 1_000_000,
+        "replay_start_size": 50_000,
+        "evaluate_every": 250_000,
+        "steps": 50_000_000,
+        "network": "nature",
+        "optimizer": "rmsprop",
+    }
+    config = RunConfig("pong")
+    assert {name: getattr(config, name) for name in table} == table
+    assert (HISTORY_FRAMES, FRAMES_PER_STEP, FRAME_SIZE, NOOP_MAX_FRAMES, HELD_OUT_STATES) == (4, 4, 84, 30, 500)
+    assert MAX_FRAMES_PER_GAME == 108_000  # ALE's: 30 minutes
+
+
+def test_an_agent_learns_with_the_constants_of_the_flags() -> None:
+    agent = begun(2, discount=0.7, minibatch_size=3, learning_rate=1e-3, rmsprop_decay=0.8, rmsprop_minimum=0.2).agent
+    assert isinstance(agent.optimizer, RMSProp)
+    assert (agent.optimizer.learning_rate, agent.optimizer.decay, agent.optimizer.minimum) == (1e-3, 0.8, 0.2)
+    assert (agent._discount, agent._minibatch_size) == (0.7, 3)
+
+
+def test_every_environment_has_the_epsilon_of_its_own_agent_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environment i of a vector step that begins at agent step s explores as the released code does in step s + i."""
+    training = begun(3, replay_start_size=6, epsilon_decay_steps=30)
+    act, used = training.agent.act, list[float]()
+
+    def note(states: torch.Tensor, epsilon: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        used.extend(epsilon.tolist())
+        return act(states, epsilon, generator)
+
+    monkeypatch.setattr(training.agent, "act", note)
+    for _ in range(15):
+        step(training)
+    lua = [0.1 + max(0, (1 - 0.1) * (30 - max(0, steps - 6)) / 30) for steps in range(45)]
+    np.testing.assert_allclose(used, lua, rtol=1e-12)
+    training.close()
+
+
+def test_a_step_acts_learns_from_what_is_stored_then_stores_and_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of `perceive`, with the row of this step not yet complete while the network learns."""
+    training = begun(4, target_update_frequency=4)
+    while training.held_out_states is None:
+        step(training)
+    order, rows, generators = list[str](), list[int](), list[Any]()
+
+    def spy(part: Any, name: str) -> None:
+        function = getattr(part, name)
+
+        def spied(*arguments: Any) -> Any:
+            order.append(name)
+            rows.append(training.memory.row)
+            generators.extend(each for each in arguments if isinstance(each, np.random.Generator))
+            return function(*arguments)
+
+        monkeypatch.setattr(part, name, spied)
+
+    for part, names in (
+        (training.agent, ("act", "learn", "copy_target")),
+        (training.games, ("send", "receive")),
+        (training.memory, ("sample", "append")),
+    ):
+        for name in names:
+            spy(part, name)
+    row = training.memory.row
+    step(training)
+    assert order == ["act", "send", "sample", "learn", "receive", "append", "copy_target"]
+    assert rows == [row] * 6 + [row + 1]
+    assert generators == [training.generators["exploration"], training.generators["sampling"]]
+    training.close()
+
+
+def test_the_seed_is_that_of_exploration_sampling_and_emulators() -> None:
+    def drawn(seed: int) -> list[int]:
+        training = begun(1, seed=seed)
+        numbers = [int(training.generators[name].integers(2**62)) for name in ("exploration", "sampling")]
+        training.close()
+        return [*numbers, training.tape.state_dict()["seeds"][0]]
+
+    assert drawn(5) == drawn(5)
+    assert len({*drawn(5), *drawn(6)}) == 6
+
+
+def test_behind_a_reseed_states_begin_anew_and_the_transition_before_it_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("training.RESEED_STEPS", 12)
+    training = begun(1, replay_start_size=1_000, replay_size=1_000)
+    memory = training.memory
+    for _ in range(12):
+        step(training)
+    assert memory.latest_states().flatten(2).any(2).all()
+    training.reseed_when_due()
+    assert not memory.latest_states()[:, :-1].any()
+    assert memory.latest_states()[:, -1].any()
+    for _ in range(6):
+        step(training)
+    rows, _ = memory.draw(2_000, np.random.default_rng(0))
+    assert {*rows.tolist()} == {*range(18)} - {11}
+    training.close()
+
+
+def test_sticky_actions_reach_the_emulators_that_are_learned_from() -> None:
+    training = begun(2, sticky_actions=0.25, frames_per_step=3)
+    for _ in range(60):
+        step(training)
+    ((seed, _, actions),) = training.tape.segments()
+    emulator = AtariVectorEnv(
+        "breakout",
+        2,
+        stack_num=1,
+        frameskip=3,
+        repeat_action_probability=0.25,
+        use_fire_reset=False,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+    )
+    seen = [np.asarray(emulator.reset(seed=seed)[0])[:, 0]]
+    _, emulator_actions = choose_actions("breakout", ())
+    for each in actions:
+        seen.append(np.asarray(emulator.step(emulator_actions[each])[0])[:, 0])
+    frames = training.memory.frames[: 2 * len(seen)].numpy().reshape(len(seen), 2, FRAME_SIZE, FRAME_SIZE)
+    assert np.array_equal(frames, np.array(seen))
+    training.close()
+
+
+def test_weights_to_begin_with_are_the_target_networks_too() -> None:
+    training = begun(1)
+    torch.manual_seed(99)
+    other = QNetwork("breakout", 4)
+    training.agent.load_weights(other)
+    for network in (training.agent.online_network, training.agent.target_network):
+        for own, given in zip(network.parameters(), other.parameters(), strict=True):
+            assert torch.equal(own, given)
+    training.close()
+
+
+def test_an_evaluation_of_a_training_is_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epsilon 0.05, games cut at 5 minutes; the players are looked at, since an untrained network loses soon."""
+    limits, epsilons = list[int](), list[float]()
+
+    class Games(AtariGames):
+        def __init__(self, *arguments: Any, max_frames_per_game: int) -> None:
+            limits.append(max_frames_per_game)
+            super().__init__(*arguments, max_frames_per_game=max_frames_per_game)
+
+    def note(player: Any, *_: Any, **__: Any) -> None:
+        epsilons.append(player.epsilon)
+
+    monkeypatch.setattr("showing.evaluator.AtariGames", Games)
+    monkeypatch.setattr("showing.evaluator.play_protocol", note)
+    evaluator = Evaluator(2)
+    evaluator.play(QNetwork("breakout", 4), 0, lambda _: True)
+    evaluator.close()
+    assert (limits, epsilons) == ([18_000], [0.05])
