@@ -81,7 +81,7 @@ def step(training: Training) -> list[FinishedGame]:
     """One agent step of every environment, as `perceive` orders it (paper, Algorithm 1); returns the games that ended.
 
     Act, learn from what is stored, then store. In the step that crosses `replay_start_size`, filled by random play
-    until then (epsilon 1), the first updates are due: one per 4 agent steps, so 8 in each later step of 32 environments.
+    until then (epsilon 1), the first updates are due: one per 4 agent steps, so 8 in later steps of 32 environments.
     """
     agent, memory, emulators, parameters = training.agent, training.memory, training.games, training.parameters
     training.hold_out_states_when_due()  # once, when learning has begun: the states of the average action value
