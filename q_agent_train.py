@@ -422,12 +422,13 @@ class Run:
             raise RunError(f"{what}: the learning rate may be too large. Last good files: {kept}")
 
     def _say_when_dead(self, values: dict[str, float]) -> None:
-        """Say once per process that the network has one value for all states: a layer whose units are all 0 is lost."""
+        """Say once per process that the network has one value for all states: often a layer's units are all 0."""
         deviation, mean = values.get("deviation_q_held_out", math.inf), values.get("mean_q_held_out", 0.0)
         if deviation <= SAME_VALUE * max(1.0, abs(mean)) and not self._said_dead:
             self._said_dead = True
             found = f"network gives the same value to every state at agent step {self.training.agent_steps:,}"
-            tqdm.write(f"The {found}: a layer is probably dead. Begin again with a smaller --learning-rate.")
+            what = "a layer is probably dead, to come back late or never"
+            tqdm.write(f"The {found}: {what}. Another run, with a smaller --learning-rate, may keep it.")
             self.webhook.send(f"its {found}")
 
     def _save_network(self, name: str) -> None:
