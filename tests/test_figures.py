@@ -828,7 +828,7 @@ def test_an_hour_of_learning_is_counted_in_the_steps_of_rates_that_are_measured_
     def train(program: str, _words: list[str], _rom: str, folder: Path, steps: int, _config: BenchmarkConfig) -> None:
         trained.append((program, steps))
         folder.mkdir(exist_ok=True)
-        means = {"example": (2.0, 9.5, 7.0), "d3qn": (1.5,)}[program]
+        means = {"example": (2.0, 9.5, 7.0), "d3qn": (1.5, 99.0)}[program]  # d3qn went on behind its 1,800 steps
         rows = "".join(f"{number * 1_000},{mean}\n" for number, mean in enumerate(means, 1))
         (folder / "evaluations.csv").write_text("agent_step,mean\n" + rows)
 
