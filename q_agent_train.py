@@ -427,8 +427,8 @@ class Run:
         if deviation <= SAME_VALUE * max(1.0, abs(mean)) and not self._said_dead:
             self._said_dead = True
             found = f"network gives the same value to every state at agent step {self.training.agent_steps:,}"
-            what = "a layer is probably dead, to come back late or never"
-            tqdm.write(f"The {found}: {what}. Another run, with a smaller --learning-rate, may keep it.")
+            what = "a layer is probably dead, and comes back late or never"
+            tqdm.write(f"The {found}: {what}. A new run with a smaller --learning-rate may keep it alive.")
             self.webhook.send(f"its {found}")
 
     def _save_network(self, name: str) -> None:

@@ -104,7 +104,7 @@ class Training:
             self.held_out_states = drawn.windows[:, :HISTORY_FRAMES].cpu()
 
     def mean_max_q(self) -> float | None:
-        """The paper's average action value: the mean over the held-out states of max Q; None before learning starts."""
+        """The paper's average action value: the mean over the held-out states of max Q; None until they are drawn."""
         return None if self.held_out_states is None else self.agent.max_q(self.held_out_states).mean().item()
 
     def take_log_values(self) -> dict[str, float]:

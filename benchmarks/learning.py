@@ -68,9 +68,8 @@ def learning(config: BenchmarkConfig) -> dict[str, Any]:
         steps, folder = round(rates[name] * HOUR_SECONDS), config.run_dir / f"{rom}-seed{config.seed}-{Path(name).stem}"
         if name in chosen:
             _train(name, constants[name], rom, folder, steps, config)
-        # A run may have gone on behind its hour.
-        made, every = _evaluations(folder / "evaluations.csv"), steps // EVALUATIONS
-        means = [evaluation for evaluation in made if evaluation[0] // every <= EVALUATIONS]
+        end = (EVALUATIONS + 1) * (steps // EVALUATIONS)  # a run may have gone on behind its hour
+        means = [(step, mean) for step, mean in _evaluations(folder / "evaluations.csv") if step < end]
         rows.append({"program": name, "steps_per_second": rates[name], "agent_steps": steps, "evaluations": means})
     _print(rom, rows)
     if config.figure:

@@ -1,4 +1,4 @@
-"""What the paper says and the flags mean reaches the parts that act on it; each part's own tests begin behind that."""
+"""The paper's constants and the values of the flags reach the parts; each part's own tests take them as given."""
 
 from typing import Any
 
@@ -58,10 +58,12 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_an_agent_learns_with_the_constants_of_the_flags() -> None:
-    agent = begun(2, discount=0.7, minibatch_size=3, learning_rate=1e-3, rmsprop_decay=0.8, rmsprop_minimum=0.2).agent
+    training = begun(2, discount=0.7, minibatch_size=3, learning_rate=1e-3, rmsprop_decay=0.8, rmsprop_minimum=0.2)
+    agent = training.agent
     assert isinstance(agent.optimizer, RMSProp)
     assert (agent.optimizer.learning_rate, agent.optimizer.decay, agent.optimizer.minimum) == (1e-3, 0.8, 0.2)
     assert (agent._discount, agent._minibatch_size) == (0.7, 3)
+    training.close()
 
 
 def test_every_environment_has_the_epsilon_of_its_own_agent_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +85,7 @@ def test_every_environment_has_the_epsilon_of_its_own_agent_step(monkeypatch: py
 
 def test_a_step_acts_learns_from_what_is_stored_then_stores_and_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of `perceive`, with the row of this step not yet complete while the network learns."""
-    training = begun(4, target_update_frequency=4)
+    training = begun(4, target_update_frequency=4, prioritized=True)
     while training.held_out_states is None:
         step(training)
     order, rows, generators = list[str](), list[int](), list[Any]()
@@ -102,14 +104,14 @@ def test_a_step_acts_learns_from_what_is_stored_then_stores_and_copies(monkeypat
     for part, names in (
         (training.agent, ("act", "learn", "copy_target")),
         (training.games, ("send", "receive")),
-        (training.memory, ("sample", "append")),
+        (training.memory, ("sample", "set_priorities", "append")),
     ):
         for name in names:
             spy(part, name)
     row = training.memory.row
     step(training)
-    assert order == ["act", "send", "sample", "learn", "receive", "append", "copy_target"]
-    assert rows == [row] * 6 + [row + 1]
+    assert order == ["act", "send", "sample", "learn", "set_priorities", "receive", "append", "copy_target"]
+    assert rows == [row] * 7 + [row + 1]
     assert generators == [training.generators["exploration"], training.generators["sampling"]]
     training.close()
 
