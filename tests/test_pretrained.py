@@ -29,7 +29,7 @@ def test_halved_weights_are_half_the_bytes_and_the_same_but_for_rounding(
 
 
 # The least mean score of 4 games: far above random play (1.7, -20.7, 148, 364, 0), below pretrained/README.md's of 30.
-LEAST = {"breakout": 30, "pong": 15, "space_invaders": 300, "beam_rider": 1500, "enduro": 200}
+LEAST = {"breakout": 40, "pong": 15, "space_invaders": 350, "beam_rider": 1500, "enduro": 200}
 
 
 def test_each_network_that_comes_with_the_project_has_a_least_score() -> None:
