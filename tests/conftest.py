@@ -18,9 +18,12 @@ import ale_py
 import pytest
 import torch
 
+from config import Hyperparameters
 from machine.checkpoint import save_state_dict
 from machine.exits import exit_with
 from model import QNetwork
+from q_agent_train import set_up
+from training import Training
 
 torch.set_num_threads(1)
 for number in (signal.SIGINT, signal.SIGHUP):
@@ -36,6 +39,13 @@ def save_network(path: Path, game: str = "breakout", num_actions: int = 4, *, se
     torch.manual_seed(seed)
     save_state_dict(QNetwork(game, num_actions).state_dict(), path)
     return path
+
+
+def begun(parameters: Hyperparameters) -> Training:
+    """A training on the CPU whose games have been started."""
+    training = set_up(parameters, torch.device("cpu"))
+    training.begin()
+    return training
 
 
 def run_script(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import begun
 from test_learning import CELLS, DISCOUNT, QUIT_REWARD, TRUE_VALUES, lua_step, played, states_on_the_way
 from torch import Tensor
 
@@ -15,9 +16,8 @@ from config import Hyperparameters
 from machine.checkpoint import save_state_dict
 from model import Layers, QNetwork, load_network
 from q_agent import Adam, Optimizer, QAgent, RMSProp
-from q_agent_train import set_up, step
+from q_agent_train import step
 from replay_memory import ReplayMemory, Transitions
-from training import Training
 from wrappers import AtariGames
 
 ALL_LAYERS = [
@@ -446,12 +446,6 @@ def test_a_learning_rate_of_the_moment_replaces_the_constant() -> None:
 def tiny(**changes: Any) -> Hyperparameters:
     sizes = {"num_envs": 4, "replay_size": 160, "replay_start_size": 40, "minibatch_size": 4}
     return Hyperparameters("pong", **{**sizes, **changes})
-
-
-def begun(parameters: Hyperparameters) -> Training:
-    training = set_up(parameters, torch.device("cpu"))
-    training.begin()
-    return training
 
 
 @pytest.mark.parametrize("initial_weights", ["torch7", "lecun", "xavier"])

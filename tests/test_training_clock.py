@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ale_py.vector_env import AtariVectorEnv
+from conftest import begun
 from gymnasium.vector import AutoresetMode
 
 from atari import FinishedGame, Step
@@ -100,12 +101,6 @@ def tiny(num_envs: int, **changes: Any) -> Hyperparameters:
     return parameters
 
 
-def started(parameters: Hyperparameters) -> Training:
-    training = set_up(parameters, CPU)
-    training.begin()
-    return training
-
-
 def assert_step_keeps_the_clock(training: Training, updates: list[int], copies: list[int]) -> None:
     """One step; what it learned and copied is what the Lua clock says."""
     before, steps = training.agent.state_dict(), training.agent_steps
@@ -124,7 +119,7 @@ def test_heads_are_drawn_anew_and_updates_made_as_often_as_asked(num_envs: int, 
     """A fresh head in each step that crosses a multiple of the period, never otherwise; N updates for one."""
     parameters = tiny(num_envs, replay_start_size=70, reset_head_every=45, updates_per_period=3)
     updates, _ = lua_clock(steps * num_envs, parameters)
-    training, seeds = started(parameters), list[int]()
+    training, seeds = begun(parameters), list[int]()
     reset = training.agent.reset_head
 
     def note(seed: int) -> None:
@@ -149,7 +144,7 @@ def test_heads_are_drawn_anew_and_updates_made_as_often_as_asked(num_envs: int, 
 def test_training_keeps_the_clock(num_envs: int, steps: int) -> None:
     parameters = tiny(num_envs, replay_start_size=70)
     updates, copies = lua_clock(steps * num_envs, parameters)
-    training = started(parameters)
+    training = begun(parameters)
     for _ in range(steps):
         assert_step_keeps_the_clock(training, updates, copies)
         learning = training.agent_steps - num_envs >= parameters.replay_start_size
@@ -209,7 +204,7 @@ class Referee:
 )
 def test_games_lives_and_scores_are_the_emulators(game: str, lives: int, num_envs: int, steps: int) -> None:
     # With this seed one environment of Breakout plays two games, the first of which scores.
-    training = started(tiny(num_envs, game=game, seed=2 if num_envs == 1 else 0, replay_start_size=10_000))
+    training = begun(tiny(num_envs, game=game, seed=2 if num_envs == 1 else 0, replay_start_size=10_000))
     finished = [ended for _ in range(steps) for ended in step(training)]
     ((seed, first_row, actions),) = training.tape.segments()
     assert (first_row, actions.shape) == (0, (steps, num_envs))
@@ -235,7 +230,7 @@ def test_games_lives_and_scores_are_the_emulators(game: str, lives: int, num_env
 
 
 def test_exploration_is_random_until_learning_starts_and_greedy_where_epsilon_ends_at_zero() -> None:
-    training = started(tiny(1, replay_start_size=40, epsilon_end=0.0, epsilon_decay_steps=1, update_frequency=1000))
+    training = begun(tiny(1, replay_start_size=40, epsilon_end=0.0, epsilon_decay_steps=1, update_frequency=1000))
     greedy = []
     for _ in range(80):
         with torch.no_grad():
@@ -249,7 +244,7 @@ def test_exploration_is_random_until_learning_starts_and_greedy_where_epsilon_en
 
 
 def learned_weights(seed: int) -> torch.Tensor:
-    training = started(tiny(2, game="pong", seed=seed, replay_start_size=16, epsilon_decay_steps=20))
+    training = begun(tiny(2, game="pong", seed=seed, replay_start_size=16, epsilon_decay_steps=20))
     for _ in range(40):
         step(training)
     weights: torch.Tensor = training.agent.state_dict()["online"]
@@ -277,7 +272,7 @@ def test_same_seed_same_weights() -> None:
 
 def test_games_are_reseeded_at_each_multiple_once_whatever_the_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.RESEED_STEPS", 16)
-    training = started(tiny(1, game="pong", replay_start_size=1000, evaluate_every=20))
+    training = begun(tiny(1, game="pong", replay_start_size=1000, evaluate_every=20))
     due, evaluation_seeds = [], []
     for _ in range(50):
         step(training)
@@ -361,8 +356,7 @@ def test_the_papers_values_and_the_limits_are_accepted() -> None:
 
 def test_a_vector_step_has_three_transfers_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a call of `upload`, which on a GPU nobody waits for; whatever is more costs time on every step there."""
-    training = set_up(Hyperparameters("pong", num_envs=8, replay_size=320, replay_start_size=160), CPU)
-    training.begin()
+    training = begun(Hyperparameters("pong", num_envs=8, replay_size=320, replay_start_size=160))
     while not training.updates_due:
         step(training)
     uploads: list[list[str]] = []

@@ -6,28 +6,25 @@ import numpy as np
 import pytest
 import torch
 from ale_py.vector_env import AtariVectorEnv
+from conftest import begun
 from gymnasium.vector import AutoresetMode
 
 from atari import FRAME_SIZE, FRAMES_PER_STEP, HISTORY_FRAMES
 from config import Hyperparameters, RunConfig
 from model import QNetwork
 from q_agent import RMSProp
-from q_agent_train import set_up, step
+from q_agent_train import step
 from showing.evaluator import Evaluator
 from training import HELD_OUT_STATES, Training
 from wrappers import MAX_FRAMES_PER_GAME, NOOP_MAX_FRAMES, AtariGames, choose_actions
 
-CPU = torch.device("cpu")
 
-
-def begun(num_envs: int, **changes: Any) -> Training:
-    """A training of Breakout, small, whose games have been started."""
+def small_training(num_envs: int, **changes: Any) -> Training:
+    """A training of Breakout with a small memory; its games have been started."""
     settings: dict[str, Any] = {"replay_size": 100 * num_envs, "replay_start_size": 2 * num_envs, "minibatch_size": 2}
     parameters = Hyperparameters("breakout", num_envs=num_envs, **{**settings, **changes})
     parameters.check()
-    training = set_up(parameters, CPU)
-    training.begin()
-    return training
+    return begun(parameters)
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -58,7 +55,9 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_an_agent_learns_with_the_constants_of_the_flags() -> None:
-    training = begun(2, discount=0.7, minibatch_size=3, learning_rate=1e-3, rmsprop_decay=0.8, rmsprop_minimum=0.2)
+    training = small_training(
+        2, discount=0.7, minibatch_size=3, learning_rate=1e-3, rmsprop_decay=0.8, rmsprop_minimum=0.2
+    )
     agent = training.agent
     assert isinstance(agent.optimizer, RMSProp)
     assert (agent.optimizer.learning_rate, agent.optimizer.decay, agent.optimizer.minimum) == (1e-3, 0.8, 0.2)
@@ -68,7 +67,7 @@ def test_an_agent_learns_with_the_constants_of_the_flags() -> None:
 
 def test_every_environment_has_the_epsilon_of_its_own_agent_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Environment i of a vector step that begins at agent step s explores as the released code does in step s + i."""
-    training = begun(3, replay_start_size=6, epsilon_decay_steps=30)
+    training = small_training(3, replay_start_size=6, epsilon_decay_steps=30)
     act, used = training.agent.act, list[float]()
 
     def note(states: torch.Tensor, epsilon: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -85,7 +84,7 @@ def test_every_environment_has_the_epsilon_of_its_own_agent_step(monkeypatch: py
 
 def test_a_step_acts_learns_from_what_is_stored_then_stores_and_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of `perceive`, with the row of this step not yet complete while the network learns."""
-    training = begun(4, target_update_frequency=4, prioritized=True)
+    training = small_training(4, target_update_frequency=4, prioritized=True)
     while training.held_out_states is None:
         step(training)
     order, rows, generators = list[str](), list[int](), list[Any]()
@@ -118,7 +117,7 @@ def test_a_step_acts_learns_from_what_is_stored_then_stores_and_copies(monkeypat
 
 def test_the_seed_is_that_of_exploration_sampling_and_emulators() -> None:
     def drawn(seed: int) -> list[int]:
-        training = begun(1, seed=seed)
+        training = small_training(1, seed=seed)
         numbers = [int(training.generators[name].integers(2**62)) for name in ("exploration", "sampling")]
         training.close()
         return [*numbers, training.tape.state_dict()["seeds"][0]]
@@ -131,7 +130,7 @@ def test_behind_a_reseed_states_begin_anew_and_the_transition_before_it_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("training.RESEED_STEPS", 12)
-    training = begun(1, replay_start_size=1_000, replay_size=1_000)
+    training = small_training(1, replay_start_size=1_000, replay_size=1_000)
     memory = training.memory
     for _ in range(12):
         step(training)
@@ -147,7 +146,7 @@ def test_behind_a_reseed_states_begin_anew_and_the_transition_before_it_is_gone(
 
 
 def test_sticky_actions_reach_the_emulators_that_are_learned_from() -> None:
-    training = begun(2, sticky_actions=0.25, frames_per_step=3)
+    training = small_training(2, sticky_actions=0.25, frames_per_step=3)
     for _ in range(60):
         step(training)
     ((seed, _, actions),) = training.tape.segments()
@@ -170,7 +169,7 @@ def test_sticky_actions_reach_the_emulators_that_are_learned_from() -> None:
 
 
 def test_weights_to_begin_with_are_the_target_networks_too() -> None:
-    training = begun(1)
+    training = small_training(1)
     torch.manual_seed(99)
     other = QNetwork("breakout", 4)
     training.agent.load_weights(other)
