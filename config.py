@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from atari import MAX_FRAMES_PER_STEP, Rules
+from machine.devices import bfloat16_instructions
 from machine.exits import UsageError
 from machine.flags import (
     MOST,
@@ -34,18 +35,18 @@ CONFIGS = Path(__file__).parent / "configs"
 FLAGS = {  # the headings of --help
     "run": ("run_dir", "config", "initial_state_dict", "steps", "games", "seed", "device", "deterministic"),
     "game": ("game", "num_envs", "frames_per_step", "actions", "sticky_actions"),
-    "network": ("network", "dueling", "separable", "initial_weights"),
+    "network": ("network", "dueling", "separable", "distributional", "initial_weights"),
     "memory": (
         *("replay_size", "replay_start_size"),
         *("prioritized", "priority_exponent", "importance_exponent", "importance_steps"),
     ),
     "learning": (
         *("minibatch_size", "update_frequency", "updates_per_period", "target_network", "target_update_frequency"),
-        *("discount", "double", "reset_head_every"),
+        *("discount", "n_steps", "n_steps_end", "n_steps_steps", "double", "reset_head_every", "precision"),
     ),
     "optimizer": (
         *("optimizer", "learning_rate", "learning_rate_end", "learning_rate_steps"),
-        *("rmsprop_decay", "rmsprop_minimum"),
+        *("rmsprop_decay", "rmsprop_minimum", "adam_epsilon"),
     ),
     "exploration": ("epsilon_start", "epsilon_end", "epsilon_decay_steps"),
     "saving": ("save_every_games", "checkpoint_minutes", "webhook"),
@@ -81,6 +82,8 @@ class Hyperparameters:
     """One hidden layer for the value of the state, one for what each action adds to it (Wang et al. 2016)."""
     separable: bool = False
     """Each convolution as one per channel, then one across channels: a thirteenth of the multiplications."""
+    distributional: Literal["off", "c51", "qr"] = "off"
+    """Learn the return's distribution: 51 probabilities (Bellemare et al. 2017) or quantiles (Dabney et al. 2018)."""
     initial_weights: Literal["torch7", "lecun", "xavier"] = "torch7"
     """How weights are drawn: as by the released code, as PFRL's DQN does (LeCun), or as Dopamine's (Xavier)."""
     initial_state_dict: Path | None = None
@@ -107,10 +110,18 @@ class Hyperparameters:
     """Without it each update's targets come from the network as the update before left it (Mnih et al. 2013)."""
     target_update_frequency: Count = 10_000
     """Agent steps, not updates, between copies to the target network (run_gpu: target_q; NeuralQLearner perceive)."""
+    n_steps: Count = 1
+    """Agent steps whose rewards a target sums before the next state's value is added (Sutton 1988)."""
+    n_steps_end: Annotated[int | None, Bounds(1, MOST)] = None
+    """Number that --n-steps falls to, in equal parts, after --n-steps-steps; default: it stays the same."""
+    n_steps_steps: Annotated[int | None, Bounds(1, MOST)] = None
+    """Agent steps from the start of learning until --n-steps-end is reached."""
     double: bool = False
     """The online network chooses the next action, the target network values it (van Hasselt et al. 2016)."""
     reset_head_every: Annotated[int, Bounds(0, MOST)] = 0
     """Agent steps between fresh weights for the fully connected layers, 0 for never (Nikishin et al. 2022)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Numbers that training multiplies: of 32 bits, or of 16 where the processor or GPU has instructions for these."""
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     """The paper's RMSProp, or PyTorch's Adam with its own constants but for the learning rate."""
     learning_rate: Positive = 0.00025
@@ -123,6 +134,8 @@ class Hyperparameters:
     """Decay of both running means of the gradient (NeuralQLearner.lua: qLearnMinibatch)."""
     rmsprop_minimum: Positive = 0.01
     """Added to the gradient's variance inside the root (NeuralQLearner.lua: qLearnMinibatch)."""
+    adam_epsilon: Positive = 1e-8
+    """Added to the root of the squared gradient's mean by --optimizer adam (Kingma and Ba 2015)."""
     discount: Probability = 0.99
     """Discount factor per agent step (run_gpu: discount)."""
     epsilon_start: Probability = 1.0
@@ -150,6 +163,13 @@ class Hyperparameters:
             return None
         share = self._share_of(self.learning_rate_steps, agent_steps)
         return self.learning_rate + (self.learning_rate_end - self.learning_rate) * share
+
+    def n_steps_at(self, agent_steps: int) -> int:
+        """Agent steps that a transition drawn in the vector step that begins at `agent_steps` spans."""
+        if self.n_steps_end is None or self.n_steps_steps is None:
+            return self.n_steps
+        share = self._share_of(self.n_steps_steps, agent_steps)
+        return round(self.n_steps + (self.n_steps_end - self.n_steps) * share)
 
     def importance_exponent_at(self, agent_steps: int) -> float:
         """The exponent of the importance weights in the vector step that begins at `agent_steps`."""
@@ -182,18 +202,22 @@ class Hyperparameters:
     @property
     def layers(self) -> Layers:
         """Which network learns."""
-        return Layers(self.network, self.dueling, self.separable)
+        return Layers(self.network, self.dueling, self.separable, self.distributional)
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be."""
         check_bounds(self)
-        if self.replay_start_size < self.num_envs:
-            least = f"at least one step of each environment, {self.num_envs}"
+        if self.replay_start_size < self.num_envs * self.n_steps:
+            least = f"at least {self.n_steps} step(s) of each environment, {self.num_envs * self.n_steps}"
             raise UsageError(f"--replay-start-size {self.replay_start_size} cannot be: it must be {least}")
         if self.epsilon_end > self.epsilon_start:
             raise UsageError(f"--epsilon-end {self.epsilon_end} lies above --epsilon-start {self.epsilon_start}")
         if (self.learning_rate_end is None) != (self.learning_rate_steps is None):
             raise UsageError("--learning-rate-end and --learning-rate-steps belong together; give both or neither")
+        if (self.n_steps_end is None) != (self.n_steps_steps is None):
+            raise UsageError("--n-steps-end and --n-steps-steps belong together; give both or neither")
+        if self.n_steps_end is not None and self.n_steps_end > self.n_steps:
+            raise UsageError(f"--n-steps-end {self.n_steps_end} lies above --n-steps {self.n_steps}")
         self._check_companions()
         choose_actions(self.rom, self.rules.actions)
 
@@ -203,6 +227,7 @@ class Hyperparameters:
         needs: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
             ("--prioritized", self.prioritized, ("priority_exponent", "importance_exponent", "importance_steps")),
             ("--optimizer rmsprop", rmsprop, ("rmsprop_decay", "rmsprop_minimum")),
+            ("--optimizer adam", not rmsprop, ("adam_epsilon",)),
             ("--target-network", self.target_network, ("double", "target_update_frequency")),
         )
         defaults = {field.name: field.default for field in dataclasses.fields(Hyperparameters)}
@@ -212,9 +237,11 @@ class Hyperparameters:
                     usual = f"--no-{name}" if defaults[name] is False else f"{flag(name)} {defaults[name]}"
                     raise UsageError(f"{flag(name)} does nothing without {companion}; add that, or type {usual}")
 
-    def check_memory(self, device: torch.device) -> None:
-        """Raise `UsageError` unless the replay memory and the minibatches fit on a device."""
-        free = check_size(self.replay_size, self.num_envs, device)
+    def check_device(self, device: torch.device) -> None:
+        """Raise `UsageError` unless a device can compute with --precision, and memory and minibatches fit on it."""
+        if self.precision == "bfloat16" and not bfloat16_instructions(device):
+            raise UsageError(f"--precision bfloat16: this {device} has no instructions for it; leave the flag out")
+        free = check_size(self.replay_size, self.num_envs, device, self.n_steps)
         updates = -(-self.num_envs // self.update_frequency)  # of one vector step: their minibatches are drawn at once
         gigabytes = (updates * BYTES_DRAWN + BYTES_LEARNING) * self.minibatch_size / 1e9
         if gigabytes > free:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from atari import FRAME_SIZE, HISTORY_FRAMES, MAX_ACTIONS, MAX_FRAMES_PER_STEP, PAPER_RULES, Rules
 from machine.checkpoint import load_file
 from machine.exits import UsageError
+from relatives.distributional import ATOMS, DISTRIBUTIONS
 
 # Of each network the convolutions (filters, kernel size, stride, padding) and the size of the hidden layer.
 NETWORKS: dict[str, tuple[tuple[tuple[int, int, int, int], ...], int]] = {
@@ -29,11 +30,13 @@ class Layers:
 
     dueling: one hidden layer for the state's value, one for what each action adds to it (Wang et al. 2016).
     separable: each convolution as one per channel, then one across channels (GamePlay's networks, without biases).
+    distributional: c51 or qr, the return's distribution for each action instead of its mean.
     """
 
     network: str = "nature"
     dueling: bool = False
     separable: bool = False
+    distributional: str = "off"
 
 
 PAPER_LAYERS = Layers()
@@ -72,10 +75,12 @@ class QNetwork(nn.Module):
             self.add_module(name, self._convolution(channels, filters, kernel_size, stride, padding))
             channels, size = filters, (size + 2 * padding - kernel_size) // stride + 1
         streams = 2 if self.layers.dueling else 1
+        self.distribution = None if layers.distributional == "off" else DISTRIBUTIONS[layers.distributional]()
+        atoms = 1 if self.distribution is None else ATOMS
         self.hidden = nn.Linear(size * size * channels, streams * hidden_size)
-        self.values = nn.Linear(hidden_size, num_actions)
+        self.values = nn.Linear(hidden_size, num_actions * atoms)
         if self.layers.dueling:
-            self.state_value = nn.Linear(hidden_size, 1)
+            self.state_value = nn.Linear(hidden_size, atoms)
         with_weights = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
         for layer in with_weights:
             _draw(layer, initial_weights, bias=PFRL_BIAS if layer in with_weights[:-streams] else 0)
@@ -103,12 +108,29 @@ class QNetwork(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Q-values, (batch, num_actions) float32, of states (batch, 4, 84, 84) uint8, oldest frame first."""
-        features = self.features(states)
+        return self.mean(self.outputs(states))
+
+    def outputs(self, states: Tensor) -> Tensor:
+        """Q-values, (batch, num_actions) float32; of a distributional network (batch, num_actions, 51)."""
+        return self.outputs_of(self.features(states))
+
+    def outputs_of(self, features: Tensor) -> Tensor:
+        """What `outputs` gives, of `features` of states."""
         if not self.layers.dueling:
-            return self.values(features)
+            return self._by_action(self.values(features))
         of_state, of_actions = features.chunk(2, dim=1)
-        advantages = self.values(of_actions)
-        return self.state_value(of_state) + advantages - advantages.mean(1, keepdim=True)
+        advantages = self._by_action(self.values(of_actions))
+        state_values = self.state_value(of_state)
+        if self.distribution is not None:
+            state_values = state_values[:, None]
+        return state_values + advantages - advantages.mean(1, keepdim=True)
+
+    def _by_action(self, outputs: Tensor) -> Tensor:
+        return outputs if self.distribution is None else outputs.unflatten(1, (self.num_actions, ATOMS))
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """The Q-values, (batch, num_actions), of what `outputs` gave."""
+        return outputs if self.distribution is None else self.distribution.mean(outputs)
 
     def head(self) -> list[nn.Parameter]:
         """The parameters of the fully connected layers, which are the last of `parameters`."""
@@ -186,7 +208,8 @@ def _described(described: dict[str, Any]) -> tuple[Layers, Rules]:
     )
     layers, rules = Layers(**of_layers), Rules(**of_rules)
     frames, actions = rules.frames_per_step, len(rules.actions)
-    known = layers.network in NETWORKS and type(frames) is int and 1 <= frames <= MAX_FRAMES_PER_STEP
+    known = layers.network in NETWORKS and layers.distributional in ("off", *DISTRIBUTIONS)
+    known = known and type(frames) is int and 1 <= frames <= MAX_FRAMES_PER_STEP
     if not known or not 0 <= rules.sticky_actions <= 1 or actions not in (0, described["num_actions"]):
         raise ValueError(f"no network of this version is {layers}, {rules}")
     return layers, rules

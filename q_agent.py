@@ -14,6 +14,7 @@ from torch import Tensor
 from atari import HISTORY_FRAMES
 from machine.devices import upload
 from model import QNetwork
+from relatives import bfloat16
 from replay_memory import Transitions
 
 
@@ -82,16 +83,19 @@ class RMSProp(Optimizer):
 
 
 class Adam(Optimizer):
-    """PyTorch's fused Adam with its own constants; it counts the head's updates apart, since that may begin anew."""
+    """PyTorch's fused Adam with its own decays; it counts the head's updates apart, since that may begin anew."""
 
-    def __init__(self, parameters: list[torch.nn.Parameter], learning_rate: float, *, head_size: int = 0):
+    def __init__(
+        self, parameters: list[torch.nn.Parameter], learning_rate: float, *, epsilon: float = 1e-8, head_size: int = 0
+    ):
         super().__init__(parameters, learning_rate, head_size=head_size)
         device, means = self.weights.device, (self.gradient_mean, self.squared_gradient_mean)
         self._updates = torch.zeros(2, device=device)
         self._learning_rate = torch.tensor(learning_rate, device=device)  # a tensor, so that a graph can change it
         slices = slice(0, self.head.start), self.head
         parts = [self.weights[part] for part in slices]
-        self._adam = torch.optim.Adam(parts, self._learning_rate, fused=True, capturable=device.type == "cuda")
+        options = {"eps": epsilon, "fused": True, "capturable": device.type == "cuda"}
+        self._adam = torch.optim.Adam(parts, self._learning_rate, **options)
         for part, where, updates in zip(parts, slices, self._updates, strict=True):
             part.grad = self.gradient[where]
             names = {name: mean[where] for name, mean in zip(("exp_avg", "exp_avg_sq"), means, strict=True)}
@@ -142,10 +146,10 @@ class QAgent:
         network: QNetwork,
         optimizer: Optimizer,
         *,
-        discount: float,
         minibatch_size: int,
         double: bool = False,
         target_network: bool = True,
+        precision: str = "float32",
     ):
         """`optimizer` is that of the network's parameters, on the device where everything is computed."""
         self.device = optimizer.weights.device
@@ -153,10 +157,10 @@ class QAgent:
         self.target_network = copy.deepcopy(network).requires_grad_(False)
         self.optimizer = optimizer
         self._target_weights = flatten(list(self.target_network.parameters()))
-        self._discount = discount
         self._minibatch_size = minibatch_size
         self._double = double
         self._uses_target_network = target_network
+        self._outputs = bfloat16.outputs if precision == "bfloat16" else QNetwork.outputs
         self._loss_sum = torch.zeros((), device=self.device)
         self._q_sums = torch.zeros(2, device=self.device)  # of the minibatches' means and standard deviations
         self._updates_since_loss = 0
@@ -185,7 +189,7 @@ class QAgent:
             "windows": transitions.windows,
             "actions": transitions.actions,
             "rewards": transitions.rewards,
-            "terminals": transitions.terminals,
+            "discounts": transitions.discounts,
         }
         more = {} if learning_rate is None else {"learning_rate": np.array(learning_rate, np.float32)}
         if transitions.chances is not None:
@@ -239,32 +243,41 @@ class QAgent:
 
     @torch.no_grad()
     def _greedy_actions(self, states: Tensor) -> Tensor:
-        return self.online_network(states).argmax(1)
+        return self._q_values(self.online_network, states).argmax(1)
+
+    def _q_values(self, network: QNetwork, states: Tensor) -> Tensor:
+        return network.mean(self._outputs(network, states))
 
     def _update(
         self,
         windows: Tensor,
         actions: Tensor,
         rewards: Tensor,
-        terminals: Tensor,
+        discounts: Tensor,
         learning_rate: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor | None:
-        next_states, errors = windows[:, 1:], []
+        states, next_states, errors = windows[:, :HISTORY_FRAMES], windows[:, -HISTORY_FRAMES:], []
         with torch.no_grad():
             # The target network stands still between two copies: one pass gives its values for all these updates.
-            target_q = self.target_network(next_states) if self._uses_target_network else None
+            target_outputs = self._outputs(self.target_network, next_states) if self._uses_target_network else None
         for begin in range(0, len(actions), self._minibatch_size):
             batch = slice(begin, begin + self._minibatch_size)
-            next_values = self._next_values(next_states[batch], None if target_q is None else target_q[batch])
-            targets = rewards[batch] + self._discount * ~terminals[batch] * next_values
-            q_values = self.online_network(windows[batch, :HISTORY_FRAMES])
-            q_taken = q_values.gather(1, actions[batch, None]).squeeze(1)
-            # The gradient of this loss is the TD error clipped to [-1, 1], summed over the minibatch (getQUpdate).
-            if weights is None:
-                loss = F.huber_loss(q_taken, targets, reduction="sum", delta=1.0)
+            next_outputs = self._next_outputs(
+                next_states[batch], None if target_outputs is None else target_outputs[batch]
+            )
+            outputs = _of_actions(self._outputs(self.online_network, states[batch]), actions[batch])
+            targets = rewards[batch] + discounts[batch] * self.online_network.mean(next_outputs)
+            q_taken = self.online_network.mean(outputs)
+            if self.online_network.distribution is None:
+                # The gradient of this loss is the TD error clipped to [-1, 1], summed over the minibatch (getQUpdate).
+                losses = F.huber_loss(q_taken, targets, reduction="none", delta=1.0)
             else:
-                loss = F.huber_loss(q_taken, targets, reduction="none", delta=1.0) @ weights[batch]
+                losses = self.online_network.distribution.losses(
+                    outputs, rewards[batch], discounts[batch], next_outputs
+                )
+            loss = losses.sum() if weights is None else losses @ weights[batch]
+            if weights is not None:
                 errors.append(targets - q_taken.detach())
             self.optimizer.gradient.zero_()  # in place: `backward` adds to it
             loss.backward()
@@ -274,13 +287,13 @@ class QAgent:
         return torch.cat(errors) if errors else None
 
     @torch.no_grad()
-    def _next_values(self, next_states: Tensor, target_q: Tensor | None) -> Tensor:
-        """What the next states are worth: by the target network's values (minibatch_size, num_actions), if there."""
-        if target_q is None:
-            return self.online_network(next_states).amax(1)
+    def _next_outputs(self, next_states: Tensor, outputs: Tensor | None) -> Tensor:
+        """The outputs for the next states' greedy actions; `outputs` are the target network's, if there is one."""
+        if outputs is None:
+            outputs = self._outputs(self.online_network, next_states)
         if self._double:  # chosen by the online network of this very update (van Hasselt et al. 2016)
-            return target_q.gather(1, self.online_network(next_states).argmax(1, keepdim=True)).squeeze(1)
-        return target_q.amax(1)
+            return _of_actions(outputs, self._q_values(self.online_network, next_states).argmax(1))
+        return _of_actions(outputs, self.online_network.mean(outputs).argmax(1))
 
     def _tensors(self) -> dict[str, Tensor]:
         networks = {"online": self.optimizer.weights, "target": self._target_weights}
@@ -300,6 +313,11 @@ class QAgent:
         if "q_sums" not in state:  # an older version's: its sums would be of fewer updates than its loss
             self._loss_sum.zero_()
             self._updates_since_loss = 0
+
+
+def _of_actions(outputs: Tensor, actions: Tensor) -> Tensor:
+    """Of outputs (count, num_actions) or (count, num_actions, atoms), those for actions (count,)."""
+    return outputs[torch.arange(len(actions), device=outputs.device), actions]
 
 
 class _Graphs:

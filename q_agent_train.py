@@ -53,17 +53,24 @@ def set_up(parameters: Hyperparameters, device: torch.device) -> Training:
     """The network with random weights, the empty replay memory, the games: all that a training begins with."""
     games = AtariGames(parameters.rom, parameters.num_envs, parameters.rules)
     exponent = parameters.priority_exponent if parameters.prioritized else None
-    memory = ReplayMemory(parameters.replay_size, parameters.num_envs, device, priority_exponent=exponent)
+    memory = ReplayMemory(
+        parameters.replay_size,
+        parameters.num_envs,
+        device,
+        discount=parameters.discount,
+        n_steps=parameters.n_steps,
+        priority_exponent=exponent,
+    )
     torch.manual_seed(parameters.seed)
     shape = games.num_actions, parameters.layers, parameters.rules
     network = QNetwork(games.rom, *shape, initial_weights=parameters.initial_weights).to(device)
     agent = QAgent(
         network,
         optimizer_for(network, parameters),
-        discount=parameters.discount,
         minibatch_size=parameters.minibatch_size,
         double=parameters.double,
         target_network=parameters.target_network,
+        precision=parameters.precision,
     )
     return Training(parameters, games, memory, agent)
 
@@ -73,7 +80,7 @@ def optimizer_for(network: QNetwork, parameters: Hyperparameters) -> Optimizer:
     weights, head_size = [*network.parameters()], sum(parameter.numel() for parameter in network.head())
     rate, decay, minimum = parameters.learning_rate, parameters.rmsprop_decay, parameters.rmsprop_minimum
     if parameters.optimizer == "adam":
-        return Adam(weights, rate, head_size=head_size)
+        return Adam(weights, rate, epsilon=parameters.adam_epsilon, head_size=head_size)
     return RMSProp(weights, rate, decay=decay, minimum=minimum, head_size=head_size)
 
 
@@ -143,7 +150,7 @@ def prepare(config: Config) -> tuple[torch.device, Path]:
     run_dir = Path(config.run_dir or new_dir)
     if saved:
         config.check_continues(saved)
-    config.check_memory(device)
+    config.check_device(device)
     if not saved:
         config.check_new()
     set_up_torch(config.deterministic)
@@ -281,7 +288,9 @@ class Run:
         if not played_true and "config" not in checkpoint:
             what = f"the checkpoint in {self.folder.path} is of another run, or of another ale-py: its games differ"
             raise UsageError(f"{what}; put this run's own back, or choose another --run-dir")
-        if not played_true or checkpoint["machine"] != bits_depend_on(self.training.memory.device):
+        if not played_true or checkpoint["machine"] != bits_depend_on(
+            self.training.memory.device, self.config.precision
+        ):
             where = "another processor, thread count, torch or ale-py"
             print(f"The checkpoint is from {where}: the run goes on, but not bit for bit.")
         return True
@@ -302,7 +311,7 @@ class Run:
     def _write_checkpoint(self) -> None:
         self.folder.checkpoints.save(
             {
-                "machine": bits_depend_on(self.training.memory.device),
+                "machine": bits_depend_on(self.training.memory.device, self.config.precision),
                 "config": self.config.as_json(),
                 "training": self.training.state_dict(),
                 "lengths": self.folder.lengths(),

@@ -12,21 +12,20 @@ from machine.devices import available_bytes, upload
 from machine.exits import UsageError
 
 BYTES_PER_TRANSITION = FRAME_SIZE * FRAME_SIZE + 1 + 4 + 1 + 1  # frame, action, reward, terminal, age
-MINIMUM_ROWS = HISTORY_FRAMES + 4  # per environment: a state's history, its successor, and a few to choose from
 FINGERPRINT_FRAMES = 1_000
 LEAST_PRIORITY = 2e-6  # GamePlay's
 CANDIDATES, LEAST_CANDIDATES = 8, 1_024  # drawn at once for each transition that is wanted by priority, and at least
 
-# A sampled transition is a window of frames: the four of the state and the one after it.
-WINDOW = np.arange(-(HISTORY_FRAMES - 1), 2)
+STATE = np.arange(-(HISTORY_FRAMES - 1), 1)  # where a state's frames lie, counted from its newest
 
 
 @dataclass
 class Transitions:
     """Sampled transitions, ready to be learned from; (count, ...) arrays.
 
-    On the memory's device: windows (count, 5, 84, 84) uint8, [:, :4] are the states, [:, 1:] the next states; actions
-    (count,) int64; rewards (count,) float32, clipped; terminals (count,) bool, True: do not bootstrap.
+    On the memory's device: windows (count, 5, 84, 84) uint8, the frames of states and next states, up to 8 where there
+    are several steps between them; actions (count,) int64; rewards (count,) float32, a discounted sum of clipped ones;
+    discounts (count,) float32, of the next state's value, 0 behind a terminal.
     On the host: places (count,) int64, where they lie in the ring; chances (count,) float32, how likely each was drawn
     beside one of the largest priority, None where all are alike.
     """
@@ -34,9 +33,19 @@ class Transitions:
     windows: Tensor
     actions: Tensor
     rewards: Tensor
-    terminals: Tensor
+    discounts: Tensor
     places: np.ndarray
     chances: np.ndarray | None = None
+
+    @property
+    def states(self) -> Tensor:
+        """(count, 4, 84, 84) uint8, oldest frame first."""
+        return self.windows[:, :HISTORY_FRAMES]
+
+    @property
+    def next_states(self) -> Tensor:
+        """(count, 4, 84, 84) uint8; behind a terminal they mean nothing."""
+        return self.windows[:, -HISTORY_FRAMES:]
 
 
 class ReplayMemory:
@@ -54,13 +63,18 @@ class ReplayMemory:
         num_envs: int,
         device: torch.device | str = "cpu",
         *,
+        discount: float = 0.99,
+        n_steps: int = 1,
         priority_exponent: float | None = None,
     ):
         """Allocate `size` transitions; raises `UsageError` for a size that cannot be sampled from or does not fit.
 
-        With a `priority_exponent` a transition is drawn in proportion to its priority to that power.
+        A transition spans `n_steps` agent steps (Sutton 1988), each of which discounts what follows. With a
+        `priority_exponent` it is drawn in proportion to its priority to that power.
         """
-        check_size(size, num_envs, torch.device(device))
+        check_size(size, num_envs, torch.device(device), n_steps)
+        self.discount = discount
+        self.n_steps = n_steps
         self.num_envs = num_envs
         self.num_rows = size // num_envs
         self.device = torch.device(device)
@@ -126,21 +140,21 @@ class ReplayMemory:
     def latest_states(self) -> Tensor:
         """The states (num_envs, 4, 84, 84) uint8, on the memory's device, in which the agent is to act now."""
         rows = np.full(self.num_envs, self.row)
-        indices = self.frame_indices(rows, self._environments)[:, :HISTORY_FRAMES]
+        indices = self._frame_indices(rows, self._environments, STATE)
         return self._gather(upload(self.frames.device, indices=indices)["indices"])
 
     def sample(self, count: int, generator: np.random.Generator) -> Transitions:
         """Draw `count` transitions with replacement, uniformly or by priority, from all that are whole; some step was
         appended."""
         rows, environments = (self.draw if self.chances is None else self._draw_by_priority)(count, generator)
-        ring_rows = rows % self.num_rows
         places = self._places(rows, environments)
+        rewards, discounts = self.returns(rows, environments)
         there = upload(  # in one transfer
             self.frames.device,
             indices=self.frame_indices(rows, environments),
-            actions=self._actions[ring_rows, environments].astype(np.int64),
-            rewards=self._rewards[ring_rows, environments],
-            terminals=self._terminals[ring_rows, environments],
+            actions=self._actions.flat[places].astype(np.int64),
+            rewards=rewards,
+            discounts=discounts,
         )
         return Transitions(
             self._gather(there.pop("indices")),
@@ -185,19 +199,40 @@ class ReplayMemory:
         return rows, environments
 
     def _is_whole(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
-        """Whether the history has not been overwritten, and the successor, where one is needed, is the same game's."""
+        """Whether the history has not been overwritten, and the steps run to a terminal, or all without a cut."""
         history_is_there = rows - self._ages[rows % self.num_rows, environments] >= self.oldest_row
-        next_starts_game = self._ages[(rows + 1) % self.num_rows, environments] == 0
-        return history_is_there & (~next_starts_game | self._terminals[rows % self.num_rows, environments])
+        going, ended = np.ones(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
+        for row in (rows + k for k in range(self.n_steps)):
+            going &= row < self.row  # what is newer has not been played yet
+            terminal = self._terminals[row % self.num_rows, environments]
+            ended |= going & terminal
+            going &= ~terminal & (self._ages[(row + 1) % self.num_rows, environments] > 0)
+        return history_is_there & (going | ended)
+
+    def returns(self, rows: np.ndarray, environments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of whole transitions, (count,) float32 each: the discounted sum of the rewards, up to a terminal; and the
+        discount of the value behind them, 0 where a terminal came."""
+        rewards, discounts = np.zeros(len(rows)), np.ones(len(rows))
+        for places in (self._places(rows + k, environments) for k in range(self.n_steps)):
+            rewards += discounts * self._rewards.flat[places]
+            discounts *= self.discount * ~self._terminals.flat[places]
+        return rewards.astype(np.float32), discounts.astype(np.float32)
 
     def frame_indices(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
-        """Where the frames lie, (count, 5) int64: three before, the row's own, the one after; or the slot of zeros."""
-        indices = (rows[:, None] + WINDOW) % self.num_rows * self.num_envs + environments[:, None]
+        """Where the frames of states and next states lie, (count, 5) int64, up to 8 for more steps than one: three
+        before, the row's own, those after; the slot of zeros for what another game, or nobody yet, has played."""
+        offsets = np.unique([STATE, STATE + self.n_steps])
+        indices = self._frame_indices(rows, environments, offsets)
+        going = np.ones(len(rows), np.bool_)
+        for k in range(1, self.n_steps + 1):
+            going &= (self._ages[(rows + k) % self.num_rows, environments] > 0) & (rows + k <= self.row)
+            indices[~going[:, None] & (offsets == k)] = self._zero_slot
+        return indices
+
+    def _frame_indices(self, rows: np.ndarray, environments: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        indices = (rows[:, None] + offsets) % self.num_rows * self.num_envs + environments[:, None]
         ages = self._ages[rows % self.num_rows, environments]
-        next_starts_game = self._ages[(rows + 1) % self.num_rows, environments] == 0
-        outside = ages[:, None] < -WINDOW
-        outside[:, -1] = next_starts_game
-        return np.where(outside, self._zero_slot, indices)
+        return np.where(ages[:, None] < -offsets, self._zero_slot, indices)
 
     def _gather(self, frame_indices: Tensor) -> Tensor:
         frames = self.frames.index_select(0, frame_indices.flatten())
@@ -224,18 +259,27 @@ def frames_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def check_size(size: int, num_envs: int, device: torch.device) -> float:
+def minimum_rows(n_steps: int) -> int:
+    """Rows per environment from which something can always be drawn, wherever the last cut lies.
+
+    On its newer side N + 1 rows are needed, on its older one a state's history besides.
+    """
+    return HISTORY_FRAMES + 2 + 2 * n_steps
+
+
+def check_size(size: int, num_envs: int, device: torch.device, n_steps: int = 1) -> float:
     """The gigabytes of the device's memory that stay free beside a replay memory of this size.
 
     Raises `UsageError` for a size that cannot be divided, sampled from, or held there.
     """
-    smallest, gigabytes = MINIMUM_ROWS * num_envs, size * BYTES_PER_TRANSITION / 1e9
+    smallest, gigabytes = minimum_rows(n_steps) * num_envs, size * BYTES_PER_TRANSITION / 1e9
     asked = f"--replay-size {size:,}"
     if size % num_envs:
         nearest = max(round(size / num_envs) * num_envs, smallest)
         raise UsageError(f"{asked} is not a multiple of --num-envs {num_envs}; the nearest that is: {nearest:,}")
     if size < smallest:
-        raise UsageError(f"{asked} is too small to sample from: --num-envs {num_envs} needs at least {smallest:,}")
+        who = f"--num-envs {num_envs}" + (f" with --n-steps {n_steps}" if n_steps > 1 else "")
+        raise UsageError(f"{asked} is too small to sample from: {who} needs at least {smallest:,}")
     free = available_bytes(device)
     if gigabytes > free / 1e9:
         fits = free // BYTES_PER_TRANSITION // num_envs * num_envs

@@ -59,6 +59,7 @@ class Training:
         self.updates_due = parameters.updates_until(after) - parameters.updates_until(agent_steps)
         self.target_copy_is_due = multiples_crossed(agent_steps, after, parameters.target_update_frequency) > 0
         self.head_reset_is_due = multiples_crossed(agent_steps, after, parameters.reset_head_every) > 0
+        self.memory.n_steps = parameters.n_steps_at(agent_steps)
         self.learning_rate = parameters.learning_rate_at(agent_steps)
         self.importance_exponent = parameters.importance_exponent_at(agent_steps)
 
@@ -101,7 +102,7 @@ class Training:
         """Behind `replay_start_size`, once, draw the states over which the average action value is followed."""
         if self.held_out_states is None and self.agent_steps >= self.parameters.replay_start_size:
             drawn = self.memory.sample(HELD_OUT_STATES, self.generators["sampling"])
-            self.held_out_states = drawn.windows[:, :HISTORY_FRAMES].cpu()
+            self.held_out_states = drawn.states.cpu()
 
     def mean_max_q(self) -> float | None:
         """The paper's average action value: the mean over the held-out states of max Q; None until they are drawn."""

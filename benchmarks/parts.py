@@ -77,7 +77,7 @@ def parts(config: BenchmarkConfig) -> list[dict[str, Any]]:
 
     def target_pass() -> None:
         with torch.no_grad():
-            agent.target_network(drawn.windows[:, 1:])
+            agent.target_network(drawn.next_states)
 
     timed: dict[str, Callable[[], Any]] = beside_learning(training) | {
         f"learning, {updates} updates": lambda: agent.learn(drawn),

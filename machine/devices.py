@@ -108,10 +108,20 @@ def usable_cores() -> int:
     return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
 
 
-def bits_depend_on(device: torch.device) -> list[Any]:
+def bfloat16_instructions(device: torch.device) -> list[str]:
+    """The names of a device's instructions for numbers of 16 bits; none where they would be slower than float32."""
+    if device.type == "cuda":
+        return ["cuda"] if torch.cuda.is_bf16_supported(including_emulation=False) else []
+    there = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return [name for name in ("avx512_bf16", "amx_bf16", "bf16") if there.get(name)]
+
+
+def bits_depend_on(device: torch.device, precision: str = "float32") -> list[Any]:
     """What the bits of a run depend on besides its config, as far as a program can know it."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     kernels = torch.backends.cpu.get_cpu_capability()
+    if precision == "bfloat16":
+        kernels = " ".join([kernels, *bfloat16_instructions(device)])
     return [device.type, gpu, kernels, torch.get_num_threads(), str(torch.__version__)]
 
 

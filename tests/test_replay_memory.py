@@ -16,6 +16,7 @@ from machine.exits import UsageError
 from replay_memory import ReplayMemory, Transitions, frames_device
 
 NO_FRAME = 0
+DISCOUNT = 0.99
 DIGITS = 250  # a frame's number is written all over it in three bytes, none of them zero
 
 
@@ -36,7 +37,7 @@ def frame_numbers(frames: torch.Tensor) -> np.ndarray:
 
 @dataclass
 class Transition:
-    """A whole transition; frames are numbers, `next_state` is None where a game's end or a break took it away."""
+    """One step; frames are numbers, `next_state` is None where a game's end or a break took it away."""
 
     state: tuple[int, ...]
     action: int
@@ -51,7 +52,7 @@ class NaivePlay:
     Games end, lives are lost, games are cut without an end, and all of them are broken off now and then.
     """
 
-    def __init__(self, num_envs: int, num_rows: int, seed: int, ends: float = 0.06):
+    def __init__(self, num_envs: int, num_rows: int, seed: int, ends: float = 0.06, n_steps: int = 1):
         self.num_envs = num_envs
         self.memories: list[ReplayMemory] = []
         self.row = 0
@@ -59,6 +60,7 @@ class NaivePlay:
         self.rows_held: deque[list[int]] = deque(maxlen=num_rows)
         self._generator = np.random.default_rng(seed)
         self._ends = ends
+        self._n_steps = n_steps
         self._count = 0
 
     def start(self, *memories: ReplayMemory) -> None:
@@ -95,13 +97,20 @@ class NaivePlay:
             self.states[e] = next_state
 
     def whole(self) -> dict[int, Transition]:
-        """The transitions whose frames are all still held, by the number of their state's newest frame."""
+        """What can be drawn, by the number of its state's newest frame: n steps, or as many as there are up to a
+        terminal, in one transition, whose frames are all still held. The reward is their discounted sum."""
         held = {NO_FRAME}.union(*self.rows_held)
-        return {
-            t.state[-1]: t
-            for t in self.transitions
-            if held.issuperset(t.state) and (t.terminal or (t.next_state and held.issuperset(t.next_state)))
-        }
+        following, found = {t.state[-1]: t for t in self.transitions}, {}
+        for first in self.transitions:
+            last, reward, steps = first, first.reward, 1
+            while steps < self._n_steps and not last.terminal and last.next_state:
+                if (after := following.get(last.next_state[-1])) is None:
+                    break
+                last, reward, steps = after, reward + DISCOUNT**steps * after.reward, steps + 1
+            done = last.terminal or (steps == self._n_steps and last.next_state)
+            if done and held.issuperset(first.state) and (last.terminal or held.issuperset(last.next_state or ())):
+                found[first.state[-1]] = Transition(first.state, first.action, reward, last.terminal, last.next_state)
+        return found
 
     def _new_frames(self) -> list[int]:
         self._count += self.num_envs
@@ -113,32 +122,34 @@ class NaivePlay:
 
 def assert_samples_are(memory: ReplayMemory, whole: dict[int, Transition], seed: int) -> None:
     """Everything sampled is in `whole` and equal, and everything in `whole` is sampled."""
-    drawn = np.unique(np.stack(memory.draw(60 * len(whole), np.random.default_rng(seed))), axis=1)
+    drawn = np.unique(np.stack(memory.draw(60 * max(len(whole), 8), np.random.default_rng(seed))), axis=1)
     with patch.object(memory, "draw", return_value=drawn):  # each once: a sample copies every frame
         each = memory.sample(drawn.shape[1], np.random.default_rng(seed))
-    assert set(frame_numbers(each.windows)[:, 3].tolist()) == whole.keys()
-    assert_equals_the_list(each, whole)
-    assert_equals_the_list(memory.sample(20, np.random.default_rng(seed)), whole)
+    assert set(frame_numbers(each.states)[:, 3].tolist()) == whole.keys()
+    assert_equals_the_list(each, whole, memory.n_steps)
+    assert_equals_the_list(memory.sample(20, np.random.default_rng(seed)), whole, memory.n_steps)
 
 
-def assert_equals_the_list(sampled: Transitions, whole: dict[int, Transition]) -> None:
-    windows = frame_numbers(sampled.windows)
-    columns = (windows, sampled.actions, sampled.rewards.long(), sampled.terminals)
-    for *window, action, reward, terminal in np.unique(np.column_stack(columns), axis=0).tolist():
-        expected = whole[window[3]]
-        assert tuple(window[:4]) == expected.state
-        assert (action, reward, bool(terminal)) == (expected.action, expected.reward, expected.terminal)
-        if expected.next_state is None:
-            assert window[4] == NO_FRAME
-        elif not terminal or window[4] != NO_FRAME:  # a break may have taken a lost life's next frame
-            assert tuple(window[1:]) == expected.next_state
+def assert_equals_the_list(sampled: Transitions, whole: dict[int, Transition], n_steps: int = 1) -> None:
+    states, next_states = frame_numbers(sampled.states), frame_numbers(sampled.next_states)
+    columns = (states, next_states, sampled.actions, sampled.rewards, sampled.discounts)
+    for *frames, action, reward, discount in np.unique(np.column_stack(columns), axis=0).tolist():
+        state, next_state, expected = tuple(frames[:4]), tuple(frames[4:]), whole[int(frames[3])]
+        assert state == expected.state
+        assert action == expected.action
+        assert reward == np.float32(expected.reward) or abs(reward - expected.reward) < 1e-6
+        assert discount == (0 if expected.terminal else np.float32(DISCOUNT**n_steps))
+        if not expected.terminal or (n_steps == 1 and NO_FRAME not in next_state):
+            assert next_state == expected.next_state  # a break may have taken a lost life's next frame
+        elif expected.next_state is None and n_steps == 1:
+            assert next_state[-1] == NO_FRAME
 
 
-@pytest.mark.parametrize("num_envs", [1, 3, 8])
-def test_samples_are_the_whole_transitions_of_a_plain_list(num_envs: int) -> None:
-    num_rows = 13
-    memory = ReplayMemory(num_rows * num_envs, num_envs)
-    play = NaivePlay(num_envs, num_rows, seed=num_envs)
+@pytest.mark.parametrize(("num_envs", "n_steps"), [(1, 1), (3, 1), (8, 1), (3, 2), (1, 3), (3, 3), (3, 7)])
+def test_samples_are_the_whole_transitions_of_a_plain_list(num_envs: int, n_steps: int) -> None:
+    num_rows = 13 if n_steps == 1 else 24
+    memory = ReplayMemory(num_rows * num_envs, num_envs, n_steps=n_steps)
+    play = NaivePlay(num_envs, num_rows, seed=num_envs, n_steps=n_steps)
     breaks = np.random.default_rng(num_envs)
     play.start(memory)
     seen = dict.fromkeys(("lost life", "game over", "cut", "broken", "start"), 0)
@@ -170,7 +181,7 @@ def test_lost_life_has_its_true_next_state() -> None:
     memory.append(np.array([3]), Step(frame_of(2)[None], np.array([1.0]), yes, no, []))
     sampled = memory.sample(1, np.random.default_rng(0))
     assert frame_numbers(sampled.windows).tolist() == [[0, 0, 0, 1, 2]]
-    assert sampled.terminals.all()
+    assert not sampled.discounts.any()
 
 
 def test_rewards_are_clipped_in_the_memory_alone() -> None:
@@ -193,7 +204,7 @@ def test_sampled_arrays_have_the_documented_types() -> None:
     sampled = memory.sample(7, np.random.default_rng(0))
     *arrays, chances = vars(sampled).values()
     assert [array.shape for array in arrays] == [(7, 5, 84, 84), (7,), (7,), (7,), (7,)]
-    assert [array.dtype for array in arrays] == [torch.uint8, torch.int64, torch.float32, torch.bool, np.int64]
+    assert [array.dtype for array in arrays] == [torch.uint8, torch.int64, torch.float32, torch.float32, np.int64]
     assert chances is None
     assert (memory.latest_states().shape, memory.latest_states().dtype) == ((3, 4, 84, 84), torch.uint8)
     drawn = memory.draw(7, np.random.default_rng(0))
