@@ -94,8 +94,9 @@ class Adam(Optimizer):
         self._learning_rate = torch.tensor(learning_rate, device=device)  # a tensor, so that a graph can change it
         slices = slice(0, self.head.start), self.head
         parts = [self.weights[part] for part in slices]
-        options = {"eps": epsilon, "fused": True, "capturable": device.type == "cuda"}
-        self._adam = torch.optim.Adam(parts, self._learning_rate, **options)
+        self._adam = torch.optim.Adam(
+            parts, self._learning_rate, eps=epsilon, fused=True, capturable=device.type == "cuda"
+        )
         for part, where, updates in zip(parts, slices, self._updates, strict=True):
             part.grad = self.gradient[where]
             names = {name: mean[where] for name, mean in zip(("exp_avg", "exp_avg_sq"), means, strict=True)}
@@ -160,7 +161,7 @@ class QAgent:
         self._minibatch_size = minibatch_size
         self._double = double
         self._uses_target_network = target_network
-        self._outputs = bfloat16.outputs if precision == "bfloat16" else QNetwork.outputs
+        self._outputs = bfloat16.outputs if precision == "bfloat16" else lambda network, states: network.outputs(states)
         self._loss_sum = torch.zeros((), device=self.device)
         self._q_sums = torch.zeros(2, device=self.device)  # of the minibatches' means and standard deviations
         self._updates_since_loss = 0

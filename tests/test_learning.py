@@ -30,10 +30,10 @@ def states_on_the_way() -> np.ndarray:
     return np.stack([np.stack(frames[cell : cell + 4]) for cell in range(CELLS)])
 
 
-def played(size: int) -> ReplayMemory:
+def played(size: int, n_steps: int = 1) -> ReplayMemory:
     """Games of one who walks on with probability 0.7 and quits otherwise."""
     generator = np.random.default_rng(0)
-    memory, cell = ReplayMemory(size, 1), 0
+    memory, cell = ReplayMemory(size, 1, discount=DISCOUNT, n_steps=n_steps), 0
     memory.start(0, picture(0)[None])
     for _ in range(size + 50):
         action = WALK if generator.random() < 0.7 else QUIT
@@ -49,7 +49,7 @@ def new_agent(learning_rate: float) -> QAgent:
     torch.manual_seed(1)
     network = QNetwork("corridor", 2)
     optimizer = RMSProp(list(network.parameters()), learning_rate, decay=0.95, minimum=0.01)
-    return QAgent(network, optimizer, discount=DISCOUNT, minibatch_size=16)
+    return QAgent(network, optimizer, minibatch_size=16)
 
 
 def lua_step(

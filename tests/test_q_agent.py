@@ -40,7 +40,7 @@ def new_agent(device: str = "cpu", seed: int = 0) -> QAgent:
     torch.manual_seed(seed)
     network = QNetwork("pong", NUM_ACTIONS).to(device)
     optimizer = RMSProp(list(network.parameters()), learning_rate=0.00025, decay=0.95, minimum=0.01)
-    agent = QAgent(network, optimizer, discount=DISCOUNT, minibatch_size=32)
+    agent = QAgent(network, optimizer, minibatch_size=32)
     agent.optimizer.weights.copy_(agent.optimizer.weights * 1.2)
     return agent
 
@@ -59,7 +59,7 @@ def part(transitions: Transitions, begin: int, end: int) -> Transitions:
 
 
 def states_and_next_states(transitions: Transitions) -> tuple[torch.Tensor, torch.Tensor]:
-    return transitions.windows[:, :4].contiguous(), transitions.windows[:, 1:].contiguous()
+    return transitions.states.contiguous(), transitions.next_states.contiguous()
 
 
 def td_errors(agent: QAgent, transitions: Transitions) -> np.ndarray:
@@ -68,8 +68,7 @@ def td_errors(agent: QAgent, transitions: Transitions) -> np.ndarray:
     with torch.no_grad():
         best_next = agent.target_network(next_states).max(dim=1).values.double().numpy()
         q_values = agent.online_network(states).double().numpy()
-    rewards, terminals = transitions.rewards.numpy(), transitions.terminals.numpy()
-    targets = np.where(terminals, rewards, rewards + DISCOUNT * best_next)
+    targets = transitions.rewards.numpy() + transitions.discounts.numpy() * best_next
     return np.asarray(targets - q_values[np.arange(len(targets)), transitions.actions])
 
 
@@ -107,10 +106,10 @@ def test_at_a_terminal_the_target_is_the_reward_alone() -> None:
     transitions = draw(memory, 32)
     gradients = []
     for scale in (1, 1000):
-        for terminals in (torch.ones(32, dtype=torch.bool), torch.zeros(32, dtype=torch.bool)):
+        for discount in (0.0, 0.99):
             agent = new_agent()
             agent.load_state_dict({**agent.state_dict(), "target": agent.state_dict()["target"] * scale})
-            transitions.terminals = terminals
+            transitions.discounts = torch.full((32,), discount)
             agent.learn(transitions)
             gradients.append(agent.optimizer.gradient.clone())
     assert torch.equal(gradients[0], gradients[2])

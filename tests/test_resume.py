@@ -89,7 +89,13 @@ EVERYTHING: dict[str, dict[str, Any]] = {
         "learning_rate_end": 1e-5,
         "actions": ("UP", "FIRE"),
     },
-    "nips2013": {"optimizer": "adam", "target_network": False, "target_update_frequency": 10_000},
+    "nips2013": {
+        "optimizer": "adam",
+        "target_network": False,
+        "target_update_frequency": 10_000,
+        "n_steps": 3,
+        "distributional": "c51",
+    },
 }
 
 

@@ -55,13 +55,12 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_an_agent_learns_with_the_constants_of_the_flags() -> None:
-    training = small_training(
-        2, discount=0.7, minibatch_size=3, learning_rate=1e-3, rmsprop_decay=0.8, rmsprop_minimum=0.2
-    )
+    constants = {"discount": 0.7, "n_steps": 2, "learning_rate": 1e-3, "rmsprop_decay": 0.8, "rmsprop_minimum": 0.2}
+    training = small_training(2, minibatch_size=3, **constants)
     agent = training.agent
     assert isinstance(agent.optimizer, RMSProp)
     assert (agent.optimizer.learning_rate, agent.optimizer.decay, agent.optimizer.minimum) == (1e-3, 0.8, 0.2)
-    assert (agent._discount, agent._minibatch_size) == (0.7, 3)
+    assert (training.memory.discount, training.memory.n_steps, agent._minibatch_size) == (0.7, 2, 3)
     training.close()
 
 
