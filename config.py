@@ -24,8 +24,10 @@ from machine.flags import (
     parse,
     take_numbers_as_meant,
 )
-from model import Layers, QNetwork, load_network
-from replay_memory import check_size
+from machine.memory_size import check_size
+from machine.networks import architecture_of, load_network
+from model import QNetwork
+from relatives.networks import Architecture
 from wrappers import choose_actions, rom_name
 
 MAX_ENVS = 256  # each plays 976 agent steps between two fresh seeds: most games come to their end
@@ -77,7 +79,7 @@ class Hyperparameters:
     sticky_actions: Probability = 0.0
     """Probability that the emulator repeats the last action instead; 0 in the paper, 0.25 in later work."""
     network: Literal["nature", "nips2013"] = "nature"
-    """Layers of the network: those of the paper, or of its predecessor (Mnih et al. 2013)."""
+    """Architecture of the network: those of the paper, or of its predecessor (Mnih et al. 2013)."""
     dueling: bool = False
     """One hidden layer for the value of the state, one for what each action adds to it (Wang et al. 2016)."""
     separable: bool = False
@@ -157,10 +159,10 @@ class Hyperparameters:
         remaining = np.maximum(0, self.epsilon_decay_steps - learning_steps) / self.epsilon_decay_steps
         return self.epsilon_end + (self.epsilon_start - self.epsilon_end) * remaining
 
-    def learning_rate_at(self, agent_steps: int) -> float | None:
-        """The step size for the updates of the vector step that begins at `agent_steps`; None: always the same."""
+    def learning_rate_at(self, agent_steps: int) -> float:
+        """The step size for the updates of the vector step that begins at `agent_steps`."""
         if self.learning_rate_end is None or self.learning_rate_steps is None:
-            return None
+            return self.learning_rate
         share = self._share_of(self.learning_rate_steps, agent_steps)
         return self.learning_rate + (self.learning_rate_end - self.learning_rate) * share
 
@@ -200,9 +202,9 @@ class Hyperparameters:
         return Rules(self.frames_per_step, tuple(self.actions), self.sticky_actions)
 
     @property
-    def layers(self) -> Layers:
+    def architecture(self) -> Architecture:
         """Which network learns."""
-        return Layers(self.network, self.dueling, self.separable, self.distributional)
+        return Architecture(self.network, self.dueling, self.separable, self.distributional)
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be."""
@@ -293,8 +295,8 @@ class RunConfig(Hyperparameters):
         if self.initial_state_dict is None:
             return None
         network = load_network(self.initial_state_dict)
-        there = network.layers, choose_actions(rom_name(network.game), network.rules.actions)[0]
-        here = self.layers, choose_actions(self.rom, self.rules.actions)[0]
+        there = architecture_of(network), choose_actions(rom_name(network.game), network.rules.actions)[0]
+        here = self.architecture, choose_actions(self.rom, self.rules.actions)[0]
         if there != here:
             (layers, names), (own_layers, own_names) = there, here
             what = f"--initial-state-dict {self.initial_state_dict} does not fit"

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from atari import FRAMES_PER_MINUTE, MAX_EMULATOR_SEED, PAPER_RULES, FinishedGame, Rules, paper_scores
 from machine.files import Kind, check_output, write_csv, writing_output
 from machine.flags import Bounds, Probability, check_bounds, parse
-from model import QNetwork, load_network
+from machine.networks import load_network
+from model import QNetwork
 from showing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, RandomPlayer, check_actions, play_protocol
 from wrappers import MAX_FRAMES_PER_GAME, AtariGames, rom_name
 

@@ -14,7 +14,7 @@ from PIL import Image
 from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
 from machine.files import MP4, check_output, replacing
 from machine.flags import Bounds, Probability, check_bounds, parse
-from model import load_network
+from machine.networks import load_network
 from showing.episodes import EPSILON, EpsilonGreedyPlayer, Shot, open_game, shots
 from showing.film import Film, filming
 from showing.panel import Panel

@@ -19,15 +19,16 @@ from tqdm.auto import tqdm
 from atari import FinishedGame
 from config import FLAGS, MAY_CHANGE, Hyperparameters, RunConfig, with_file
 from machine.checkpoint import dense, misfit, save_state_dict
+from machine.cuda_graphs import capture
 from machine.devices import bits_depend_on, choose_device, set_up_torch, threads_of, threads_wanted
 from machine.flags import check_types, parse
+from machine.networks import load_network
 from machine.progress import Progress, bar_of_tape
 from machine.run_folder import RunFolder, check_config, check_is_run_or_new, read_config
 from machine.tables import evaluation_row, game_row, training_row
+from machine.training_state import is_finite, log_values, restore, state_of
 from machine.webhook import Webhook
-from model import QNetwork, load_network
-from q_agent import Adam, Optimizer, QAgent, RMSProp
-from replay_memory import ReplayMemory
+from relatives.chosen import agent_for, join, memory_for, network_for, optimizer_for
 from showing.evaluator import Evaluator, EvaluatorBeside
 from training import Training, multiples_crossed
 from wrappers import AtariGames
@@ -52,36 +53,15 @@ class Config(RunConfig):
 def set_up(parameters: Hyperparameters, device: torch.device) -> Training:
     """The network with random weights, the empty replay memory, the games: all that a training begins with."""
     games = AtariGames(parameters.rom, parameters.num_envs, parameters.rules)
-    exponent = parameters.priority_exponent if parameters.prioritized else None
-    memory = ReplayMemory(
-        parameters.replay_size,
-        parameters.num_envs,
-        device,
-        discount=parameters.discount,
-        n_steps=parameters.n_steps,
-        priority_exponent=exponent,
-    )
+    memory = memory_for(parameters, device)
     torch.manual_seed(parameters.seed)
-    shape = games.num_actions, parameters.layers, parameters.rules
-    network = QNetwork(games.rom, *shape, initial_weights=parameters.initial_weights).to(device)
-    agent = QAgent(
-        network,
-        optimizer_for(network, parameters),
-        minibatch_size=parameters.minibatch_size,
-        double=parameters.double,
-        target_network=parameters.target_network,
-        precision=parameters.precision,
-    )
-    return Training(parameters, games, memory, agent)
-
-
-def optimizer_for(network: QNetwork, parameters: Hyperparameters) -> Optimizer:
-    """The optimizer that the flags name, for the network's weights where they lie."""
-    weights, head_size = [*network.parameters()], sum(parameter.numel() for parameter in network.head())
-    rate, decay, minimum = parameters.learning_rate, parameters.rmsprop_decay, parameters.rmsprop_minimum
-    if parameters.optimizer == "adam":
-        return Adam(weights, rate, epsilon=parameters.adam_epsilon, head_size=head_size)
-    return RMSProp(weights, rate, decay=decay, minimum=minimum, head_size=head_size)
+    network = network_for(parameters, games).to(device)
+    agent = agent_for(parameters, network, optimizer_for(parameters, network))
+    if device.type == "cuda":
+        capture(agent)
+    training = Training(parameters, games, memory, agent)
+    join(training)
+    return training
 
 
 def step(training: Training) -> list[FinishedGame]:
@@ -96,15 +76,11 @@ def step(training: Training) -> list[FinishedGame]:
     emulators.send(actions)  # they run in their own threads ...
     if updates := training.updates_due:  # ... while the network learns, one minibatch after the other
         for _ in range(parameters.updates_per_period):  # 1 in the paper
-            drawn = memory.sample(updates * parameters.minibatch_size, training.generators["sampling"])
-            td_errors = agent.learn(drawn, training.learning_rate, training.importance_exponent)
-            memory.set_priorities(drawn, td_errors)  # where transitions are drawn by them; not in the paper
+            agent.learn(memory.sample(updates * parameters.minibatch_size, training.generators["sampling"]))
     played = emulators.receive()
     memory.append(actions, played)
     if training.target_copy_is_due:  # every 10,000 agent steps
         agent.copy_target()
-    if training.head_reset_is_due:  # never in the paper
-        agent.reset_head(training.head_seed())
     training.advance(actions, played)  # the clock, epsilon, what is due next
     return played.finished
 
@@ -234,8 +210,7 @@ class Run:
         """Take over the newest sound checkpoint and play its tape; False when there is nothing to do."""
         checkpoint, fault = self.folder.checkpoints.load()
         what = f"the checkpoint in {self.folder.path}"
-        state = self.training.state_dict()
-        del state["agent"]["q_sums"]  # older versions have none
+        state = state_of(self.training)
         if "priorities" in state:
             state["priorities"] = None  # of any size
         expected = {**OLD_FORMAT, "training": state}
@@ -282,7 +257,7 @@ class Run:
                 bar.update(steps)
                 return not self.stop
 
-            played_true = self.training.restore(state, watch)
+            played_true = restore(self.training, state, watch)
         if played_true is None:
             return False
         if not played_true and "config" not in checkpoint:
@@ -313,7 +288,7 @@ class Run:
             {
                 "machine": bits_depend_on(self.training.memory.device, self.config.precision),
                 "config": self.config.as_json(),
-                "training": self.training.state_dict(),
+                "training": state_of(self.training),
                 "lengths": self.folder.lengths(),
                 "digests": self.folder.digests(),
                 "best_mean": self.best_mean,
@@ -343,9 +318,9 @@ class Run:
                 self._save_network("model.pt")
         if multiples_crossed(self._steps_recorded, steps, LOG_EVERY_STEPS):
             self._check_finite()
-            values = training.take_log_values() | {"steps_per_second": self._progress.steps_per_second(steps)}
+            values = log_values(training) | {"steps_per_second": self._progress.steps_per_second(steps)}
             self.folder.add_scalars(steps, **values)
-            rates = {"learning_rate": training.learning_rate or self.config.learning_rate, "epsilon": epsilon}
+            rates = {"learning_rate": self.config.learning_rate_at(steps), "epsilon": epsilon}
             self.folder.add_row("training.csv", training_row(steps, values | rates))
             self._say_when_dead(values)
         self.finish_evaluation(wait=False)
@@ -425,7 +400,7 @@ class Run:
         self.webhook.send(f"mean score {scores.mean():.1f} at agent step {steps:,}, {best}")
 
     def _check_finite(self) -> None:
-        if not self.training.agent.is_finite():
+        if not is_finite(self.training):
             what = f"the loss is no finite number any more, noticed at agent step {self.training.agent_steps:,}"
             kept = f"the checkpoint of {self.last_saved} and model.pt in {self.folder.path}"
             raise RunError(f"{what}: the learning rate may be too large. Last good files: {kept}")

@@ -1,98 +1,71 @@
-"""The replay memory: every frame once, stacked into states when they are sampled."""
+"""The replay memory: every frame once, stacked into states when transitions (s, a, r, s') are sampled."""
 
-import hashlib
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from atari import FRAME_SIZE, HISTORY_FRAMES, Step
-from machine.devices import available_bytes, upload
-from machine.exits import UsageError
+from machine.devices import frames_device, upload
 
-BYTES_PER_TRANSITION = FRAME_SIZE * FRAME_SIZE + 1 + 4 + 1 + 1  # frame, action, reward, terminal, age
-FINGERPRINT_FRAMES = 1_000
-LEAST_PRIORITY = 2e-6  # GamePlay's
-CANDIDATES, LEAST_CANDIDATES = 8, 1_024  # drawn at once for each transition that is wanted by priority, and at least
-
-STATE = np.arange(-(HISTORY_FRAMES - 1), 1)  # where a state's frames lie, counted from its newest
+# A transition's frames, counted from its state's newest: the four of the state and the one after it.
+WINDOW = np.arange(-(HISTORY_FRAMES - 1), 2)
 
 
 @dataclass
-class Transitions:
-    """Sampled transitions, ready to be learned from; (count, ...) arrays.
+class Batch:
+    """Transitions to learn from; tensors (count, ...) on the device of the agent.
 
-    On the memory's device: windows (count, 5, 84, 84) uint8, the frames of states and next states, up to 8 where there
-    are several steps between them; actions (count,) int64; rewards (count,) float32, a discounted sum of clipped ones;
-    discounts (count,) float32, of the next state's value, 0 behind a terminal.
-    On the host: places (count,) int64, where they lie in the ring; chances (count,) float32, how likely each was drawn
-    beside one of the largest priority, None where all are alike.
+    states, next_states (count, 4, 84, 84) uint8, oldest frame first; actions (count,) int64; rewards (count,) float32,
+    clipped; discounts (count,) float32, 0 where the transition ended in a terminal: its next state is worth nothing.
+    next_q: what the target network says of the next states; None until the agent has asked it.
     """
 
-    windows: Tensor
+    states: Tensor
     actions: Tensor
     rewards: Tensor
     discounts: Tensor
-    places: np.ndarray
-    chances: np.ndarray | None = None
+    next_states: Tensor
+    next_q: Tensor | None = None
 
-    @property
-    def states(self) -> Tensor:
-        """(count, 4, 84, 84) uint8, oldest frame first."""
-        return self.windows[:, :HISTORY_FRAMES]
-
-    @property
-    def next_states(self) -> Tensor:
-        """(count, 4, 84, 84) uint8; behind a terminal they mean nothing."""
-        return self.windows[:, -HISTORY_FRAMES:]
+    def split(self, size: int) -> Iterator[Self]:
+        """Minibatches of `size` transitions, in their order."""
+        tensors = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        for begin in range(0, len(self.actions), size):
+            part = slice(begin, begin + size)
+            yield dataclasses.replace(self, **{name: tensor[part] for name, tensor in tensors.items()})
 
 
 class ReplayMemory:
-    """A ring of rows, one row per vector step and one column per environment.
+    """A ring of rows, one row per vector step and one column per environment (TransitionTable.lua).
 
     Row t of environment e holds the frame o_t, and once the step is done the action, the clipped reward and whether
     it was terminal. `age` counts how many frames of the same game lie before it, up to 3: what is older is zeros.
     Frames live on `device` (for MPS on the host, see `frames_device`), everything else on the host.
-    TransitionTable.lua is the paper's; docs/differences.md says where this one differs.
+    docs/differences.md says where it differs from the released code's.
     """
 
-    def __init__(
-        self,
-        size: int,
-        num_envs: int,
-        device: torch.device | str = "cpu",
-        *,
-        discount: float = 0.99,
-        n_steps: int = 1,
-        priority_exponent: float | None = None,
-    ):
-        """Allocate `size` transitions; raises `UsageError` for a size that cannot be sampled from or does not fit.
-
-        A transition spans `n_steps` agent steps (Sutton 1988), each of which discounts what follows. With a
-        `priority_exponent` it is drawn in proportion to its priority to that power.
-        """
-        check_size(size, num_envs, torch.device(device), n_steps)
-        self.discount = discount
-        self.n_steps = n_steps
+    def __init__(self, size: int, num_envs: int, device: torch.device | str = "cpu", *, discount: float = 0.99):
+        """Allocate `size` transitions, a multiple of `num_envs`."""
         self.num_envs = num_envs
         self.num_rows = size // num_envs
         self.device = torch.device(device)
-        slots = size + 1  # one more for the frame of zeros
-        self._zero_slot = size
+        self.discount = discount
+        self._zero_slot = size  # behind the last frame: a frame of zeros
+        shape = (size + 1, FRAME_SIZE, FRAME_SIZE)
         if frames_device(self.device).type == "cpu":
             # NumPy's zeros take memory only as it is written, PyTorch's at once.
-            self.frames = torch.from_numpy(np.zeros((slots, FRAME_SIZE, FRAME_SIZE), np.uint8))
+            self.frames = torch.from_numpy(np.zeros(shape, np.uint8))
         else:
-            self.frames = torch.zeros((slots, FRAME_SIZE, FRAME_SIZE), dtype=torch.uint8, device=self.device)
-        shape = (self.num_rows, num_envs)
-        self._actions = np.zeros(shape, np.uint8)
-        self._rewards = np.zeros(shape, np.float32)
-        self._terminals = np.zeros(shape, np.bool_)
-        self._ages = np.zeros(shape, np.uint8)
-        self.priority_exponent = priority_exponent
-        # How likely each is drawn beside one of the largest priority, 1: its priority to that power.
-        self.chances = None if priority_exponent is None else np.ones(shape, np.float32)
+            self.frames = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+        self.actions = np.zeros((self.num_rows, num_envs), np.uint8)
+        self.rewards = np.zeros((self.num_rows, num_envs), np.float32)
+        self.terminals = np.zeros((self.num_rows, num_envs), np.bool_)
+        self.ages = np.zeros((self.num_rows, num_envs), np.uint8)
         self._environments = np.arange(num_envs)
         self.first_row = 0  # the first row ever written
         self.row = 0  # the newest row: its frame is known, its action not yet
@@ -103,7 +76,7 @@ class ReplayMemory:
         return max(self.first_row, self.row - self.num_rows + 1)
 
     def start(self, row: int, frames: np.ndarray) -> None:
-        """Begin an empty memory at `row` (0, or where a tape starts) with games' first frames."""
+        """Begin an empty memory at `row` (0, or where a log of actions starts) with games' first frames."""
         self.first_row = self.row = row
         self.restart_games(frames)
 
@@ -120,10 +93,10 @@ class ReplayMemory:
         The frames' rewards were summed by the emulator; they are clipped here (perceive), scores stay raw.
         """
         ring_row = self.row % self.num_rows
-        self._actions[ring_row] = actions
-        self._rewards[ring_row] = np.clip(step.rewards, -1, 1)
-        self._terminals[ring_row] = step.terminals
-        ages = np.where(step.game_starts, 0, np.minimum(self._ages[ring_row] + 1, HISTORY_FRAMES - 1))
+        self.actions[ring_row] = actions
+        self.rewards[ring_row] = np.clip(step.rewards, -1, 1)
+        self.terminals[ring_row] = step.terminals
+        ages = np.where(step.game_starts, 0, np.minimum(self.ages[ring_row] + 1, HISTORY_FRAMES - 1))
         self.row += 1
         self._write_row(step.frames, ages.astype(np.uint8))
 
@@ -131,63 +104,19 @@ class ReplayMemory:
         ring_row = self.row % self.num_rows
         begin = ring_row * self.num_envs
         self.frames[begin : begin + self.num_envs] = upload(self.frames.device, frames=frames)["frames"]
-        self._ages[ring_row] = ages
+        self.ages[ring_row] = ages
         # What stood here before is forgotten, so that the memory's bytes are a function of the rows it holds.
-        self._actions[ring_row] = self._rewards[ring_row] = self._terminals[ring_row] = 0
-        if self.chances is not None:
-            self.chances[ring_row] = 1  # the largest: what is new is soon learned from
+        self.actions[ring_row] = self.rewards[ring_row] = self.terminals[ring_row] = 0
 
     def latest_states(self) -> Tensor:
         """The states (num_envs, 4, 84, 84) uint8, on the memory's device, in which the agent is to act now."""
         rows = np.full(self.num_envs, self.row)
-        indices = self._frame_indices(rows, self._environments, STATE)
+        indices = self.frame_indices(rows, self._environments)[:, :HISTORY_FRAMES]
         return self._gather(upload(self.frames.device, indices=indices)["indices"])
 
-    def sample(self, count: int, generator: np.random.Generator) -> Transitions:
-        """Draw `count` transitions with replacement, uniformly or by priority, from all that are whole; some step was
-        appended."""
-        rows, environments = (self.draw if self.chances is None else self._draw_by_priority)(count, generator)
-        places = self._places(rows, environments)
-        rewards, discounts = self.returns(rows, environments)
-        there = upload(  # in one transfer
-            self.frames.device,
-            indices=self.frame_indices(rows, environments),
-            actions=self._actions.flat[places].astype(np.int64),
-            rewards=rewards,
-            discounts=discounts,
-        )
-        return Transitions(
-            self._gather(there.pop("indices")),
-            **{name: values.to(self.device) for name, values in there.items()},
-            places=places,
-            chances=None if self.chances is None else self.chances.flat[places],
-        )
-
-    def set_priorities(self, drawn: Transitions, td_errors: np.ndarray | None) -> None:
-        """Give transitions the priority min(|TD error| + 2e-6, 1), as GamePlay does; nothing where all are alike.
-
-        td_errors: (count,) float32. Of a transition that was drawn twice the later error counts.
-        """
-        if self.chances is not None and td_errors is not None:
-            priorities = np.minimum(np.abs(td_errors) + LEAST_PRIORITY, 1)
-            self.chances.flat[drawn.places] = priorities**self.priority_exponent
-
-    def _places(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
-        return rows % self.num_rows * self.num_envs + environments
-
-    def _draw_by_priority(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        assert self.chances is not None, "only with priorities"
-        # No priority exceeds 1, so a uniform draw that is kept with probability p ** exponent is exact, without a tree.
-        kept: list[tuple[np.ndarray, np.ndarray]] = []
-        missing = count
-        while missing > 0:
-            candidates = max(CANDIDATES * missing, LEAST_CANDIDATES)
-            rows, environments = self.draw(candidates, generator)
-            keep = generator.random(candidates) < self.chances.flat[self._places(rows, environments)]
-            kept.append((rows[keep], environments[keep]))
-            missing -= int(keep.sum())
-        rows, environments = map(np.concatenate, zip(*kept, strict=True))
-        return rows[:count], environments[:count]
+    def sample(self, count: int, generator: np.random.Generator) -> Batch:
+        """Draw `count` transitions with replacement, all alike, from those that are whole; some step was appended."""
+        return self.batch(*self.draw(count, generator))
 
     def draw(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Rows and environments, (count,) int64 each, of transitions drawn uniformly from all that are whole."""
@@ -195,94 +124,45 @@ class ReplayMemory:
         while broken.size:
             rows[broken] = generator.integers(self.oldest_row, self.row, size=broken.size)
             environments[broken] = generator.integers(self.num_envs, size=broken.size)
-            (broken,) = np.nonzero(~self._is_whole(rows, environments))
+            (broken,) = np.nonzero(~self.is_whole(rows, environments))
         return rows, environments
 
-    def _is_whole(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
-        """Whether the history has not been overwritten, and the steps run to a terminal, or all without a cut."""
-        history_is_there = rows - self._ages[rows % self.num_rows, environments] >= self.oldest_row
-        going, ended = np.ones(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
-        for row in (rows + k for k in range(self.n_steps)):
-            going &= row < self.row  # what is newer has not been played yet
-            terminal = self._terminals[row % self.num_rows, environments]
-            ended |= going & terminal
-            going &= ~terminal & (self._ages[(row + 1) % self.num_rows, environments] > 0)
-        return history_is_there & (going | ended)
+    def is_whole(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
+        """Whether the history has not been overwritten, and the successor, where one is needed, is the same game's."""
+        history_is_there = rows - self.ages[rows % self.num_rows, environments] >= self.oldest_row
+        next_starts_game = self.ages[(rows + 1) % self.num_rows, environments] == 0
+        return history_is_there & (~next_starts_game | self.terminals[rows % self.num_rows, environments])
+
+    def batch(self, rows: np.ndarray, environments: np.ndarray) -> Batch:
+        """The transitions that begin in these rows of these environments."""
+        rewards, discounts = self.returns(rows, environments)
+        there = upload(  # in one transfer
+            self.frames.device,
+            indices=self.frame_indices(rows, environments),
+            actions=self.actions[rows % self.num_rows, environments].astype(np.int64),
+            rewards=rewards,
+            discounts=discounts,
+        )
+        frames = self._gather(there.pop("indices"))
+        tensors = {name: values.to(self.device) for name, values in there.items()}
+        return Batch(frames[:, :HISTORY_FRAMES], next_states=frames[:, -HISTORY_FRAMES:], **tensors)
 
     def returns(self, rows: np.ndarray, environments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of whole transitions, (count,) float32 each: the discounted sum of the rewards, up to a terminal; and the
-        discount of the value behind them, 0 where a terminal came."""
-        rewards, discounts = np.zeros(len(rows)), np.ones(len(rows))
-        for places in (self._places(rows + k, environments) for k in range(self.n_steps)):
-            rewards += discounts * self._rewards.flat[places]
-            discounts *= self.discount * ~self._terminals.flat[places]
-        return rewards.astype(np.float32), discounts.astype(np.float32)
+        """The rewards, and the discounts of the values of the next states; (count,) float32 each."""
+        ring_rows = rows % self.num_rows
+        terminals = self.terminals[ring_rows, environments]
+        return self.rewards[ring_rows, environments], (self.discount * ~terminals).astype(np.float32)
 
     def frame_indices(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
-        """Where the frames of states and next states lie, (count, 5) int64, up to 8 for more steps than one: three
-        before, the row's own, those after; the slot of zeros for what another game, or nobody yet, has played."""
-        offsets = np.unique([STATE, STATE + self.n_steps])
-        indices = self._frame_indices(rows, environments, offsets)
-        going = np.ones(len(rows), np.bool_)
-        for k in range(1, self.n_steps + 1):
-            going &= (self._ages[(rows + k) % self.num_rows, environments] > 0) & (rows + k <= self.row)
-            indices[~going[:, None] & (offsets == k)] = self._zero_slot
-        return indices
+        """Where the frames lie, (count, 5) int64: three before, the row's own, the one after; or the slot of zeros."""
+        indices = self._places(rows[:, None] + WINDOW, environments[:, None])
+        outside = self.ages[rows % self.num_rows, environments][:, None] < -WINDOW
+        outside[:, -1] = self.ages[(rows + 1) % self.num_rows, environments] == 0
+        return np.where(outside, self._zero_slot, indices)
 
-    def _frame_indices(self, rows: np.ndarray, environments: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        indices = (rows[:, None] + offsets) % self.num_rows * self.num_envs + environments[:, None]
-        ages = self._ages[rows % self.num_rows, environments]
-        return np.where(ages[:, None] < -offsets, self._zero_slot, indices)
+    def _places(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
+        return rows % self.num_rows * self.num_envs + environments
 
     def _gather(self, frame_indices: Tensor) -> Tensor:
         frames = self.frames.index_select(0, frame_indices.flatten())
         return frames.view(*frame_indices.shape, FRAME_SIZE, FRAME_SIZE).to(self.device)
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the newest rows, at most about 1,000 frames: the same bytes, the same play."""
-        count = min(self.row - self.oldest_row, max(FINGERPRINT_FRAMES // self.num_envs, 1))
-        ring_rows = np.arange(self.row - count, self.row + 1) % self.num_rows
-        slots = (ring_rows[:, None] * self.num_envs + self._environments).flatten()
-        digest = hashlib.sha256(self._gather(torch.from_numpy(slots).to(self.frames.device)).cpu().numpy().tobytes())
-        digest.update(self._ages[ring_rows].tobytes())
-        for column in (self._actions, self._rewards, self._terminals):
-            digest.update(column[ring_rows[:-1]].tobytes())
-        return digest.hexdigest()
-
-
-def frames_device(device: torch.device) -> torch.device:
-    """Where the frames of a memory for `device` live.
-
-    On MPS index_select reads zeros beyond 2**31 elements, 304,000 frames, without a word (pytorch#188756, mended in
-    2.14): there the host, whose memory an Apple GPU shares, keeps and gathers them.
-    """
-    return torch.device("cpu") if device.type == "mps" else device
-
-
-def minimum_rows(n_steps: int) -> int:
-    """Rows per environment from which something can always be drawn, wherever the last cut lies.
-
-    On its newer side N + 1 rows are needed, on its older one a state's history besides.
-    """
-    return HISTORY_FRAMES + 2 + 2 * n_steps
-
-
-def check_size(size: int, num_envs: int, device: torch.device, n_steps: int = 1) -> float:
-    """The gigabytes of the device's memory that stay free beside a replay memory of this size.
-
-    Raises `UsageError` for a size that cannot be divided, sampled from, or held there.
-    """
-    smallest, gigabytes = minimum_rows(n_steps) * num_envs, size * BYTES_PER_TRANSITION / 1e9
-    asked = f"--replay-size {size:,}"
-    if size % num_envs:
-        nearest = max(round(size / num_envs) * num_envs, smallest)
-        raise UsageError(f"{asked} is not a multiple of --num-envs {num_envs}; the nearest that is: {nearest:,}")
-    if size < smallest:
-        who = f"--num-envs {num_envs}" + (f" with --n-steps {n_steps}" if n_steps > 1 else "")
-        raise UsageError(f"{asked} is too small to sample from: {who} needs at least {smallest:,}")
-    free = available_bytes(device)
-    if gigabytes > free / 1e9:
-        fits = free // BYTES_PER_TRANSITION // num_envs * num_envs
-        way_out = f"at most --replay-size {fits} fits" if fits >= smallest else "not even the smallest fits"
-        raise UsageError(f"{asked} needs {gigabytes:.1f} GB, and {device} has {free / 1e9:.1f} GB free; {way_out}")
-    return free / 1e9 - gigabytes

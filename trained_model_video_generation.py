@@ -14,7 +14,8 @@ import tyro
 from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
 from machine.files import check_new_folder, check_output
 from machine.flags import Bounds, Count, Probability, check_bounds, parse
-from model import QNetwork, load_network
+from machine.networks import load_network
+from model import QNetwork
 from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, Shot, open_game, shots
 from showing.film import KINDS, Album, Film, collecting, filming
 from showing.panel import SCALE, Panel, Tile, grid_picture

@@ -1,9 +1,7 @@
-"""Atari as the paper plays it: many games at once for training, one with all its frames for films, and the tape."""
+"""Atari as the paper plays it: many games at once for training, one with all its frames for films."""
 
 import difflib
 import functools
-from collections.abc import Iterator
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -217,46 +215,3 @@ class FilmedGame:
 
 # What plays: the one for speed, the other for the eye. Both show a network the same bytes.
 Games = AtariGames | FilmedGame
-
-
-class Tape:
-    """The seeds and actions from which a stretch of play can be played again, byte for byte.
-
-    A segment begins where the games were reset from a seed. Row numbers are the replay memory's.
-    """
-
-    def __init__(self, num_envs: int):
-        self._num_envs = num_envs
-        self._seeds: list[int] = []
-        self._rows: list[int] = []
-        self._actions: list[bytearray] = []  # one byte each
-
-    def start_segment(self, seed: int, row: int) -> None:
-        """The games have just been reset from `seed`; their first frames are row `row`."""
-        self._seeds.append(seed)
-        self._rows.append(row)
-        self._actions.append(bytearray())
-
-    def record(self, actions: np.ndarray) -> None:
-        """Keep the actions (num_envs,) of one agent step."""
-        self._actions[-1].extend(actions.astype(np.uint8).tobytes())
-
-    def forget_before(self, row: int) -> None:
-        """Drop the segments that end before `row`: nothing in the memory comes from them."""
-        while len(self._rows) > 1 and self._rows[1] <= row:
-            del self._seeds[0], self._rows[0], self._actions[0]
-
-    def segments(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Seed, first row and actions (steps, num_envs) uint8 of each segment, oldest first."""
-        actions = (np.frombuffer(bytes(each), np.uint8).reshape(-1, self._num_envs) for each in self._actions)
-        return zip(self._seeds, self._rows, actions, strict=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The segments: seeds, first rows, and actions as flat uint8 arrays."""
-        actions = [np.array(each, np.uint8) for each in self._actions]
-        return {"seeds": [*self._seeds], "rows": [*self._rows], "actions": actions}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
-        self._seeds, self._rows = [*state["seeds"]], [*state["rows"]]
-        self._actions = [bytearray(actions.tobytes()) for actions in state["actions"]]

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from atari import FRAME_SIZE, HISTORY_FRAMES
 from benchmarks.common import GAME, MINIBATCH, BenchmarkConfig, alone, save_figure, timer
 from machine.devices import choose_device, set_up_torch
-from model import NETWORKS, Layers, QNetwork
+from model import NETWORKS, QNetwork
+from relatives.networks import Architecture, build_network
 from showing.figures_tables import BLUE, ORANGE, VERMILLION
 
 NUM_ACTIONS = 4  # Breakout's
@@ -36,20 +37,20 @@ POINTS = dict.fromkeys(Point()._replace(**{name: value}) for name, values in VAR
 SKY_BLUE = "#56B4E9"
 COLORS = ((False, False, BLUE), (True, False, VERMILLION), (False, True, SKY_BLUE), (True, True, ORANGE))
 LINES = {  # a mark for the network; dueling is reddish, separable light
-    Layers(network, dueling, separable): (mark, color)
+    Architecture(network, dueling, separable): (mark, color)
     for network, mark in zip(NETWORKS, ("o-", "s--"), strict=True)
     for dueling, separable, color in COLORS
 }
 
 
-def network_and_states(layers: Layers, point: Point) -> tuple[QNetwork, torch.Tensor]:
+def network_and_states(layers: Architecture, point: Point) -> tuple[QNetwork, torch.Tensor]:
     """An untrained network and a batch of random states, on torch's default device."""
     batch, frames, size = point
-    network = QNetwork(GAME, NUM_ACTIONS, layers, history_frames=frames, frame_size=size)
+    network = build_network(GAME, NUM_ACTIONS, layers, history_frames=frames, frame_size=size)
     return network.eval(), torch.randint(256, (batch, frames, size, size), dtype=torch.uint8)
 
 
-def count(layers: Layers, point: Point) -> tuple[int, int]:
+def count(layers: Architecture, point: Point) -> tuple[int, int]:
     """Parameters, and multiply-accumulates of one state forward; without the memory or the time of either."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network, state = network_and_states(layers, point._replace(batch=1))
@@ -57,7 +58,7 @@ def count(layers: Layers, point: Point) -> tuple[int, int]:
     return sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() // 2
 
 
-def milliseconds_at(layers: Layers, point: Point, device: torch.device, seconds: float) -> float:
+def milliseconds_at(layers: Architecture, point: Point, device: torch.device, seconds: float) -> float:
     """The median time of a batch forward, in ms, of about three calls or more, the device waited for."""
     with device, torch.no_grad():
         network, states = network_and_states(layers, point)
@@ -67,14 +68,14 @@ def milliseconds_at(layers: Layers, point: Point, device: torch.device, seconds:
         return clock.adaptive_autorange(min_run_time=seconds / 5, max_run_time=at_most).median * 1e3
 
 
-def measure(layers: Layers, points: list[Point], config: BenchmarkConfig) -> list[float]:
+def measure(layers: Architecture, points: list[Point], config: BenchmarkConfig) -> list[float]:
     """The milliseconds of one network at each point."""
     set_up_torch(deterministic=False)
     device = choose_device(config.device)
     return [milliseconds_at(layers, point, device, config.point_seconds) for point in points]
 
 
-def name_of(layers: Layers) -> str:
+def name_of(layers: Architecture) -> str:
     """The network and its variants, as a user types them."""
     return " ".join([layers.network, *(["dueling"] * layers.dueling), *(["separable"] * layers.separable)])
 

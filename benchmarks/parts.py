@@ -45,7 +45,7 @@ def update_gigaflops(config: BenchmarkConfig, changes: Mapping[str, Any] = {}) -
         updates = updates_at_once(training)
         drawn = training.memory.sample(updates * training.parameters.minibatch_size, np.random.default_rng(0))
         with FlopCounterMode(display=False) as counter:
-            training.agent.learn(drawn, training.learning_rate, training.importance_exponent)
+            training.agent.learn(drawn)
     return counter.get_total_flops() / updates / 1e9
 
 

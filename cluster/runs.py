@@ -15,8 +15,8 @@ from config import FLAGS, Hyperparameters, RunConfig, with_file
 from machine.exits import StopSignal, UsageError
 from machine.files import failing_clearly, lock_folder, write_text
 from machine.flags import MOST, Bounds, Count, Positive, check_bounds, flag, parse
+from machine.memory_size import BYTES_PER_TRANSITION
 from machine.tables import read_rows
-from replay_memory import BYTES_PER_TRANSITION
 from wrappers import rom_name
 
 PROCESS_BYTES = 700_000_000  # of a training, beside its replay memory

@@ -47,6 +47,15 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def frames_device(device: torch.device) -> torch.device:
+    """Where the frames of a memory for `device` live.
+
+    On MPS index_select reads zeros beyond 2**31 elements, 304,000 frames, without a word (pytorch#188756, mended in
+    2.14): there the host, whose memory an Apple GPU shares, keeps and gathers them.
+    """
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def upload(device: torch.device, **arrays: np.ndarray) -> dict[str, torch.Tensor]:
     """Arrays of the host on a device, by name: on the CPU the same memory, to a GPU in one transfer, not waited for.
 

@@ -10,7 +10,7 @@ import tyro
 from machine.checkpoint import save_state_dict
 from machine.files import Kind, check_output, failing_clearly
 from machine.flags import parse
-from model import load_network
+from machine.networks import load_network
 
 STATE_DICT = Kind("a state dict", b"PK\x03\x04")  # a ZIP archive
 

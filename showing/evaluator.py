@@ -10,7 +10,8 @@ from pathlib import Path
 
 from atari import FRAMES_PER_MINUTE, FinishedGame
 from machine.devices import choose_device, set_up_torch
-from model import QNetwork, load_network
+from machine.networks import load_network
+from model import QNetwork
 from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, play_protocol
 from wrappers import AtariGames, rom_name
 

@@ -21,7 +21,7 @@ from sklearn.manifold import TSNE
 
 from atari import MAX_EMULATOR_SEED, display_name
 from machine.exits import UsageError
-from model import load_network
+from machine.networks import load_network
 from showing.episodes import EPSILON, EpsilonGreedyPlayer, open_game, play_games
 
 MAP_EVERY_STEPS = 4  # neighbouring states are too alike to spend points of the map on

@@ -15,7 +15,7 @@ from soak import SMALL
 from config import Hyperparameters
 from machine.checkpoint import CheckpointFile
 from machine.exits import UsageError
-from model import load_network
+from machine.networks import load_network
 from q_agent_train import Config, command_line, train
 
 
@@ -134,7 +134,7 @@ def test_weights_to_begin_with_are_taken_over_and_refused_where_they_do_not_fit(
     assert expected is not None
     for changes, words in (
         ({"dueling": True}, "dueling=True"),
-        ({"game": "breakout"}, "this run has NOOP, FIRE, RIGHT, LEFT, Layers"),
+        ({"game": "breakout"}, "this run has NOOP, FIRE, RIGHT, LEFT, Architecture"),
         (
             {"actions": ("NOOP", "FIRE", "LEFT", "RIGHT", "RIGHTFIRE", "LEFTFIRE")},
             "this run has NOOP, FIRE, LEFT, RIGHT",

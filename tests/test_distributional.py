@@ -10,8 +10,10 @@ from test_learning import played
 from test_relatives import MINIBATCH, Rule, learn, new_agent
 
 from machine.checkpoint import save_state_dict
-from model import Layers, QNetwork, load_network
+from machine.networks import load_network
+from model import QNetwork
 from relatives.distributional import ATOMS, Categorical, Quantiles
+from relatives.networks import Architecture
 
 KINDS = ("c51", "qr")
 COUNT = 6
@@ -59,7 +61,7 @@ def test_quantiles_lose_as_a_loop_over_the_pairs_does() -> None:
 @pytest.mark.parametrize("dueling", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_q_values_are_the_means_of_the_distributions(kind: str, dueling: bool) -> None:
-    network = QNetwork("breakout", 4, Layers("nips2013", dueling, distributional=kind))
+    network = QNetwork("breakout", 4, Architecture("nips2013", dueling, distributional=kind))
     states = torch.randint(256, (3, 4, 84, 84), dtype=torch.uint8)
     with torch.no_grad():
         outputs, q_values = network.outputs(states).double().numpy(), network(states).numpy()
@@ -78,7 +80,10 @@ def test_q_values_are_the_means_of_the_distributions(kind: str, dueling: bool) -
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_errors_are_differences_of_means_and_double_chooses_by_the_online_network(kind: str) -> None:
-    layers, batch = Layers("nips2013", distributional=kind), played(300, 2).sample(MINIBATCH, np.random.default_rng(3))
+    layers, batch = (
+        Architecture("nips2013", distributional=kind),
+        played(300, 2).sample(MINIBATCH, np.random.default_rng(3)),
+    )
     batch.chances = np.ones(MINIBATCH, np.float32)
     for double in (False, True):
         agent = new_agent(Rule(double=double), layers)
@@ -95,7 +100,7 @@ def test_errors_are_differences_of_means_and_double_chooses_by_the_online_networ
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_of_16_bits_keeps_the_support(tmp_path: Path, kind: str) -> None:
-    network = QNetwork("breakout", 4, Layers("nips2013", distributional=kind))
+    network = QNetwork("breakout", 4, Architecture("nips2013", distributional=kind))
     described = {name: tensor for name, tensor in network.state_dict().items() if isinstance(tensor, torch.Tensor)}
     assert described.keys() == dict(network.named_parameters()).keys()
     halved = {name: tensor.half() for name, tensor in described.items()}
@@ -109,7 +114,7 @@ def test_a_file_of_16_bits_keeps_the_support(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_target_network_the_next_distribution_is_the_online_networks(kind: str) -> None:
-    layers, memory = Layers("nips2013", distributional=kind), played(300)
+    layers, memory = Architecture("nips2013", distributional=kind), played(300)
     agents = [new_agent(Rule(target_network=False), layers), new_agent(Rule(), layers)]
     learn(agents[0], memory, Rule(target_network=False), 3, copy_every=0)
     learn(agents[1], memory, Rule(), 3, copy_every=1)
@@ -117,7 +122,7 @@ def test_without_a_target_network_the_next_distribution_is_the_online_networks(k
 
 
 def test_bfloat16_rounds_what_is_multiplied_and_nothing_else() -> None:
-    agents = {name: new_agent(Rule(), Layers("nips2013"), precision=name) for name in ("float32", "bfloat16")}
+    agents = {name: new_agent(Rule(), Architecture("nips2013"), precision=name) for name in ("float32", "bfloat16")}
     batch = played(300).sample(MINIBATCH, np.random.default_rng(0))
     outputs = {name: agent._q_values(agent.online_network, batch.states) for name, agent in agents.items()}
     assert outputs["bfloat16"].dtype == torch.float32
@@ -133,7 +138,7 @@ def test_bfloat16_rounds_what_is_multiplied_and_nothing_else() -> None:
 
 def test_in_bfloat16_the_second_update_of_a_step_sees_the_firsts_weights() -> None:
     batch = played(300).sample(2 * MINIBATCH, np.random.default_rng(0))
-    together, apart = (new_agent(Rule(), Layers("nips2013"), precision="bfloat16") for _ in range(2))
+    together, apart = (new_agent(Rule(), Architecture("nips2013"), precision="bfloat16") for _ in range(2))
     together.learn(batch)
     for begin in (0, MINIBATCH):
         part = copy.copy(batch)

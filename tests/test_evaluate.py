@@ -17,7 +17,8 @@ from atari import PAPER_RULES, FinishedGame, Rules
 from evaluate import COLUMNS, TABLE, EvaluationConfig, bootstrap_interval, main
 from machine.checkpoint import CheckpointFile, save_state_dict
 from machine.files import check_output
-from model import QNetwork, load_network
+from machine.networks import load_network
+from model import QNetwork
 from q_agent_train import train
 from showing.episodes import EpsilonGreedyPlayer, RandomPlayer, play_games, play_protocol
 from showing.figures_tables import read_bars

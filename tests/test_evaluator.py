@@ -17,7 +17,7 @@ from soak import SMALL, differences, flags, start
 from atari import FinishedGame
 from machine.checkpoint import CheckpointFile
 from machine.devices import choose_device
-from model import load_network
+from machine.networks import load_network
 from q_agent_train import train
 from showing.evaluator import Evaluator, EvaluatorBeside
 

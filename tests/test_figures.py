@@ -33,8 +33,9 @@ from benchmarks.common import PEER, TAKES, BenchmarkConfig, timer
 from benchmarks.inference import LINES, POINTS, Point
 from machine.checkpoint import save_state_dict
 from machine.exits import RunError, UsageError
+from machine.networks import load_network
 from machine.tables import TRAINING_COLUMNS
-from model import Layers, load_network
+from relatives.networks import Architecture
 from showing.episodes import EpsilonGreedyPlayer
 from showing.figures_played import (
     SCREENS_ON_CURVE,
@@ -668,14 +669,18 @@ NIPS2013 = 20 * 20 * 16 * (4 * 8 * 8), 9 * 9 * 32 * (16 * 4 * 4)
 @pytest.mark.parametrize(
     ("layers", "parameters", "convolutions", "fully_connected", "millions"),
     [
-        (Layers(), 1_686_180, NATURE, 7 * 7 * 64 * 512 + 512 * 4, (7.74, 9.35)),
-        (Layers(dueling=True), 3_292_837, NATURE, 7 * 7 * 64 * 1024 + 512 * 5, (7.74, 10.95)),
-        (Layers(separable=True), 1_615_812, SEPARABLE, 7 * 7 * 64 * 512 + 512 * 4, (0.59, 2.20)),
-        (Layers("nips2013"), 677_172, NIPS2013, 9 * 9 * 32 * 256 + 256 * 4, (2.30, 2.97)),
+        (Architecture(), 1_686_180, NATURE, 7 * 7 * 64 * 512 + 512 * 4, (7.74, 9.35)),
+        (Architecture(dueling=True), 3_292_837, NATURE, 7 * 7 * 64 * 1024 + 512 * 5, (7.74, 10.95)),
+        (Architecture(separable=True), 1_615_812, SEPARABLE, 7 * 7 * 64 * 512 + 512 * 4, (0.59, 2.20)),
+        (Architecture("nips2013"), 677_172, NIPS2013, 9 * 9 * 32 * 256 + 256 * 4, (2.30, 2.97)),
     ],
 )
 def test_multiply_accumulates_are_those_counted_by_hand(
-    layers: Layers, parameters: int, convolutions: tuple[int, int], fully_connected: int, millions: tuple[float, float]
+    layers: Architecture,
+    parameters: int,
+    convolutions: tuple[int, int],
+    fully_connected: int,
+    millions: tuple[float, float],
 ) -> None:
     first, behind = convolutions
     macs = first + behind + fully_connected
@@ -688,7 +693,7 @@ def test_multiply_accumulates_are_those_counted_by_hand(
 def test_a_call_is_timed_behind_a_warm_up_and_the_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     slow, calls = iter([0.3]), []
     monkeypatch.setattr(inference, "network_and_states", lambda *_: (lambda _: time.sleep(next(slow, 0.005)), None))
-    milliseconds = inference.milliseconds_at(Layers(), Point(), torch.device("cpu"), 0.05)
+    milliseconds = inference.milliseconds_at(Architecture(), Point(), torch.device("cpu"), 0.05)
     assert 5 <= milliseconds < 100
     monkeypatch.setattr("torch.accelerator.synchronize", lambda: calls.append("waited"))
     timer(lambda: calls.append("called"), torch.device("cuda")).timeit(2)
@@ -698,7 +703,7 @@ def test_a_call_is_timed_behind_a_warm_up_and_the_device_is_waited_for(monkeypat
 def test_inference_writes_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    layers, points = Layers("nips2013", dueling=True, separable=True), [Point(), Point(4, 2, 128)]
+    layers, points = Architecture("nips2013", dueling=True, separable=True), [Point(), Point(4, 2, 128)]
     monkeypatch.setattr(inference, "LINES", {layers: LINES[layers]})
     monkeypatch.setattr(inference, "POINTS", dict.fromkeys(points))
     files = {"json": tmp_path / "rows.json", "figure": tmp_path / "inference.png"}

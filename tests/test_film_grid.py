@@ -19,7 +19,8 @@ from atari import Rules
 from machine.checkpoint import save_state_dict
 from machine.exits import RunError
 from machine.files import check_new_folder
-from model import QNetwork, load_network
+from machine.networks import load_network
+from model import QNetwork
 from showing.episodes import EpsilonGreedyPlayer, open_game, shots
 from showing.panel import CAPTION_HEIGHT, TILE_GAP, Tile, grid_picture
 

@@ -5,7 +5,8 @@ import torch
 
 from atari import Step
 from model import QNetwork
-from q_agent import QAgent, RMSProp
+from optimizers import RMSProp
+from q_agent import QAgent
 from replay_memory import ReplayMemory
 
 CELLS = 4

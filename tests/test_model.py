@@ -12,8 +12,9 @@ import torch.nn.functional as F
 
 from machine.checkpoint import save_state_dict
 from machine.exits import UsageError
-from model import QNetwork, load_network
-from q_agent import flatten
+from machine.networks import load_network
+from model import QNetwork
+from optimizers import flatten
 
 FAN_IN = {"conv1": 4 * 8 * 8, "conv2": 32 * 4 * 4, "conv3": 64 * 3 * 3, "hidden": 7 * 7 * 64, "values": 512}
 

@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT, save_network
 
 from evaluate import Entrant, EvaluationConfig, play
-from model import load_network
+from machine.networks import load_network
 from pretrained import halve
 from wrappers import rom_name
 

@@ -11,8 +11,9 @@ import torch
 from atari import Step
 from machine.devices import choose_device, set_up_torch
 from model import QNetwork
-from q_agent import QAgent, RMSProp, draw_exploration
-from replay_memory import ReplayMemory, Transitions
+from optimizers import RMSProp
+from q_agent import QAgent, draw_exploration
+from replay_memory import Batch, ReplayMemory
 
 NUM_ENVS = 4
 NUM_ACTIONS = 6
@@ -45,7 +46,7 @@ def new_agent(device: str = "cpu", seed: int = 0) -> QAgent:
     return agent
 
 
-def draw(memory: ReplayMemory, count: int, seed: int = 0) -> Transitions:
+def draw(memory: ReplayMemory, count: int, seed: int = 0) -> Batch:
     """Transitions with rewards up to 3, so that some errors are clipped and others are not."""
     transitions = memory.sample(count, np.random.default_rng(seed))
     rewards = np.random.default_rng(seed).uniform(-3, 3, count).astype(np.float32)
@@ -53,16 +54,16 @@ def draw(memory: ReplayMemory, count: int, seed: int = 0) -> Transitions:
     return transitions
 
 
-def part(transitions: Transitions, begin: int, end: int) -> Transitions:
+def part(transitions: Batch, begin: int, end: int) -> Batch:
     arrays: dict[str, Any] = {name: a if a is None else a[begin:end] for name, a in vars(transitions).items()}
-    return Transitions(**arrays)
+    return Batch(**arrays)
 
 
-def states_and_next_states(transitions: Transitions) -> tuple[torch.Tensor, torch.Tensor]:
+def states_and_next_states(transitions: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return transitions.states.contiguous(), transitions.next_states.contiguous()
 
 
-def td_errors(agent: QAgent, transitions: Transitions) -> np.ndarray:
+def td_errors(agent: QAgent, transitions: Batch) -> np.ndarray:
     """r + discount * max Q of the target network (0 at a terminal) - Q of the online network, float64."""
     states, next_states = states_and_next_states(transitions)
     with torch.no_grad():

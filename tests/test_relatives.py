@@ -14,18 +14,21 @@ from torch import Tensor
 from atari import Rules, Step
 from config import Hyperparameters
 from machine.checkpoint import save_state_dict
-from model import Layers, QNetwork, load_network
-from q_agent import Adam, Optimizer, QAgent, RMSProp
+from machine.networks import load_network
+from model import QNetwork
+from optimizers import Adam, Optimizer, RMSProp
+from q_agent import QAgent
 from q_agent_train import step
-from replay_memory import ReplayMemory, Transitions
+from relatives.networks import Architecture
+from replay_memory import Batch, ReplayMemory
 from wrappers import AtariGames
 
 ALL_LAYERS = [
-    Layers(network, dueling, separable)
+    Architecture(network, dueling, separable)
     for network in ("nature", "nips2013")
     for dueling in (False, True)
     for separable in (False, True)
-] + [Layers("nips2013", dueling, distributional=kind) for dueling in (False, True) for kind in ("c51", "qr")]
+] + [Architecture("nips2013", dueling, distributional=kind) for dueling in (False, True) for kind in ("c51", "qr")]
 MINIBATCH = 16
 
 
@@ -47,7 +50,7 @@ class Table(QNetwork):
     """A value for each cell of the corridor and action, which the column that is bright picks."""
 
     def __init__(self) -> None:
-        super().__init__("corridor", 2, Layers("nips2013", separable=True))
+        super().__init__("corridor", 2, Architecture("nips2013", separable=True))
         for name in (*self._convolutions, "hidden"):
             delattr(self, name)
         self._convolutions = []
@@ -57,7 +60,9 @@ class Table(QNetwork):
         return self.values(states[:, -1, 0, :: 84 // CELLS] / 255)
 
 
-def new_agent(rule: Rule, layers: Layers | None = None, device: str = "cpu", precision: str = "float32") -> QAgent:
+def new_agent(
+    rule: Rule, layers: Architecture | None = None, device: str = "cpu", precision: str = "float32"
+) -> QAgent:
     """An agent with a table of values, or with a network."""
     torch.manual_seed(1)
     network = (Table() if layers is None else QNetwork("corridor", 2, layers)).to(device)
@@ -96,13 +101,13 @@ def test_each_network_has_the_parameters_that_its_layers_say() -> None:
         layers: [sum(p.numel() for p in QNetwork("x", actions, layers).parameters()) for actions in (4, 6, 18)]
         for layers in ALL_LAYERS
     }
-    assert counts[Layers()] == [1_686_180, 1_687_206, 1_693_362]
-    assert counts[Layers("nips2013")] == [677_172, 677_686, 680_770]
-    assert counts[Layers(dueling=True)][:2] == [3_292_837, 3_293_863]
-    assert counts[Layers(separable=True)][0] == 1_615_812
-    assert counts[Layers(dueling=True, separable=True)][1] == 3_223_495  # as in GamePlay, whose head is the same
+    assert counts[Architecture()] == [1_686_180, 1_687_206, 1_693_362]
+    assert counts[Architecture("nips2013")] == [677_172, 677_686, 680_770]
+    assert counts[Architecture(dueling=True)][:2] == [3_292_837, 3_293_863]
+    assert counts[Architecture(separable=True)][0] == 1_615_812
+    assert counts[Architecture(dueling=True, separable=True)][1] == 3_223_495  # as in GamePlay, whose head is the same
     hidden = 2592 * 256 + 256
-    assert counts[Layers("nips2013", dueling=True)][0] == 677_172 + hidden + 257
+    assert counts[Architecture("nips2013", dueling=True)][0] == 677_172 + hidden + 257
 
 
 def plain_convolution(maps: np.ndarray, weight: np.ndarray, stride: int, padding: int) -> np.ndarray:
@@ -119,7 +124,7 @@ def plain_convolution(maps: np.ndarray, weight: np.ndarray, stride: int, padding
 
 def test_a_dueling_separable_network_computes_what_its_parts_say() -> None:
     torch.manual_seed(0)
-    network = QNetwork("x", 5, Layers(dueling=True, separable=True))
+    network = QNetwork("x", 5, Architecture(dueling=True, separable=True))
     weights = {name: parameter.detach().double().numpy() for name, parameter in network.named_parameters()}
     state = np.random.default_rng(0).integers(256, size=(4, 84, 84)).astype(np.uint8)
     maps = state / 255.0
@@ -135,7 +140,7 @@ def test_a_dueling_separable_network_computes_what_its_parts_say() -> None:
 
 
 @pytest.mark.parametrize("layers", ALL_LAYERS, ids=str)
-def test_a_state_dict_alone_is_enough_for_every_network(tmp_path: Any, layers: Layers) -> None:
+def test_a_state_dict_alone_is_enough_for_every_network(tmp_path: Any, layers: Architecture) -> None:
     rules = Rules(frames_per_step=2, actions=("FIRE", "LEFT"), sticky_actions=0.25)
     network = QNetwork("breakout", 2, layers, rules)
     save_state_dict(network.state_dict(), tmp_path / "model.pt")
@@ -169,7 +174,7 @@ def test_initial_weights_are_spread_as_their_source_spreads_them(kind: str) -> N
 
 
 @pytest.mark.parametrize("layers", ALL_LAYERS, ids=str)
-def test_a_fresh_head_leaves_the_convolutions_and_every_generator_alone(layers: Layers) -> None:
+def test_a_fresh_head_leaves_the_convolutions_and_every_generator_alone(layers: Architecture) -> None:
     torch.manual_seed(0)
     network, other = (QNetwork("x", 4, layers, initial_weights="lecun") for _ in range(2))
     before, generator = copy.deepcopy(dict(network.named_parameters())), torch.get_rng_state()
@@ -206,7 +211,7 @@ class NaiveAgent:
         hidden = torch.relu(network.hidden(maps.permute(0, 2, 3, 1).flatten(1)))
         return network.values(hidden)[0]
 
-    def learn(self, drawn: Transitions, learning_rate: float, weights: np.ndarray) -> list[float]:
+    def learn(self, drawn: Batch, learning_rate: float, weights: np.ndarray) -> list[float]:
         """One update of a minibatch; returns the TD errors."""
         self.online.zero_grad()
         errors = []
@@ -253,7 +258,7 @@ RULES: dict[str, Rule] = {
 def test_three_updates_are_those_of_a_naive_agent(name: str) -> None:
     """In one call, as a vector step makes them."""
     rule = RULES[name]
-    memory, agent = played(300, rule.n_steps), new_agent(rule, Layers("nips2013"))
+    memory, agent = played(300, rule.n_steps), new_agent(rule, Architecture("nips2013"))
     with torch.no_grad():  # target and online network choose differently
         agent.online_network.values.bias.add_(torch.tensor([0.3, 0.0]))
     naive = NaiveAgent(agent, rule)
@@ -269,7 +274,7 @@ def test_three_updates_are_those_of_a_naive_agent(name: str) -> None:
     expected: list[float] = []
     for begin in range(0, 3 * MINIBATCH, MINIBATCH):
         part = slice(begin, begin + MINIBATCH)
-        batch = Transitions(
+        batch = Batch(
             drawn.windows[part], drawn.actions[part], drawn.rewards[part], drawn.discounts[part], drawn.places[part]
         )
         weights = np.ones(MINIBATCH)
@@ -302,16 +307,18 @@ WALKING_OF_TWO_STEPS[0] = SECOND_IS_QUIT + 0.7 * DISCOUNT**2 * WALKING_OF_TWO_ST
 @pytest.mark.parametrize(
     ("layers", "adam"),
     [
-        (Layers("nips2013"), False),
-        (Layers("nips2013", True), False),
-        (Layers("nips2013", True, True), True),
-        (Layers("nips2013", distributional="c51"), True),
-        (Layers("nips2013", True, distributional="qr"), True),
+        (Architecture("nips2013"), False),
+        (Architecture("nips2013", True), False),
+        (Architecture("nips2013", True, True), True),
+        (Architecture("nips2013", distributional="c51"), True),
+        (Architecture("nips2013", True, distributional="qr"), True),
     ],
     ids=str,
 )
 @pytest.mark.parametrize(("n_steps", "walking"), [(1, TRUE_VALUES[:, 1].tolist()), (2, WALKING_OF_TWO_STEPS)])
-def test_every_network_learns_the_corridor(layers: Layers, adam: bool, n_steps: int, walking: list[float]) -> None:
+def test_every_network_learns_the_corridor(
+    layers: Architecture, adam: bool, n_steps: int, walking: list[float]
+) -> None:
     rule = Rule(adam=adam, learning_rate=0.0005)
     agent, memory = new_agent(rule, layers), played(500, n_steps)
     learn(agent, memory, rule, 240)
@@ -391,7 +398,7 @@ def test_priorities_draw_by_error_and_importance_weights_make_up_for_it(
 @pytest.mark.parametrize("adam", [True, False])
 def test_a_fresh_head_learns_where_the_old_one_was_dead(reset: bool, adam: bool) -> None:
     rule = Rule(adam=adam, learning_rate=0.0005)
-    agent, memory = new_agent(rule, Layers("nips2013")), played(500)
+    agent, memory = new_agent(rule, Architecture("nips2013")), played(500)
     learn(agent, memory, rule, 8)
     with torch.no_grad():
         agent.online_network.hidden.bias.fill_(-1_000.0)  # no hidden unit ever lives again
@@ -472,7 +479,7 @@ def test_the_flags_of_the_network_reach_it(initial_weights: Any) -> None:
     rules: dict[str, Any] = {"frames_per_step": 3, "actions": ("FIRE", "LEFT"), "sticky_actions": 0.5}
     training = begun(tiny(seed=5, initial_weights=initial_weights, **shape, **rules))
     torch.manual_seed(5)
-    drawn = QNetwork("pong", 2, Layers(**shape), Rules(**rules), initial_weights=initial_weights)
+    drawn = QNetwork("pong", 2, Architecture(**shape), Rules(**rules), initial_weights=initial_weights)
     network = training.agent.online_network
     assert (network.layers, network.rules, network.num_actions) == (drawn.layers, drawn.rules, 2)
     for own, other in zip(network.parameters(), drawn.parameters(), strict=True):
@@ -526,7 +533,7 @@ def test_rates_and_errors_go_between_clock_agent_and_memory() -> None:
     training, seen = begun(parameters), list[tuple[float | None, float]]()
     learn_as_before, memory = training.agent.learn, training.memory
 
-    def note(drawn: Transitions, rate: float | None, exponent: float) -> np.ndarray:
+    def note(drawn: Batch, rate: float | None, exponent: float) -> np.ndarray:
         seen.append((rate, exponent))
         assert drawn.chances is not None
         assert memory.chances is not None
@@ -558,7 +565,7 @@ def test_a_cuda_graph_learns_by_each_rule_what_a_cpu_learns(name: str) -> None:
         pytest.skip("there is no cuda device here")
     torch.backends.cudnn.allow_tf32 = False
     rule, memory = {**RULES, "adam": Rule(adam=True)}[name], played(300)
-    agents = [new_agent(rule, Layers("nips2013"), device) for device in ("cpu", "cuda")]
+    agents = [new_agent(rule, Architecture("nips2013"), device) for device in ("cpu", "cuda")]
     for seed in range(6):
         drawn = memory.sample(2 * MINIBATCH, np.random.default_rng(seed))
         if rule.priority_exponent is not None:

@@ -13,7 +13,7 @@ import torch
 
 from atari import Step
 from machine.exits import UsageError
-from replay_memory import ReplayMemory, Transitions, frames_device
+from replay_memory import Batch, ReplayMemory, frames_device
 
 NO_FRAME = 0
 DISCOUNT = 0.99
@@ -130,7 +130,7 @@ def assert_samples_are(memory: ReplayMemory, whole: dict[int, Transition], seed:
     assert_equals_the_list(memory.sample(20, np.random.default_rng(seed)), whole, memory.n_steps)
 
 
-def assert_equals_the_list(sampled: Transitions, whole: dict[int, Transition], n_steps: int = 1) -> None:
+def assert_equals_the_list(sampled: Batch, whole: dict[int, Transition], n_steps: int = 1) -> None:
     states, next_states = frame_numbers(sampled.states), frame_numbers(sampled.next_states)
     columns = (states, next_states, sampled.actions, sampled.rewards, sampled.discounts)
     for *frames, action, reward, discount in np.unique(np.column_stack(columns), axis=0).tolist():
@@ -234,7 +234,7 @@ def drawn_slots(memory: ReplayMemory, count: int, seed: int) -> np.ndarray:
     return memory.frame_indices(*memory.draw(count, np.random.default_rng(seed)))
 
 
-def assert_equal(one: Transitions, other: Transitions) -> None:
+def assert_equal(one: Batch, other: Batch) -> None:
     for name, array in vars(one).items():
         assert np.array_equal(array, getattr(other, name)), name
 

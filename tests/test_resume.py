@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from atari import FinishedGame, Step
 from machine.checkpoint import CheckpointFile
-from model import load_network
+from machine.networks import load_network
 from q_agent_train import Config, set_up, step, train
 from showing.episodes import play_protocol
 from training import Training, _packed

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from machine.checkpoint import save_state_dict
 from machine.exits import RunError, UsageError
-from model import load_network
+from machine.networks import load_network
 from q_agent_train import Config, main, train
 
 SIZES = ("--replay-size", "1600", "--replay-start-size", "320", "--minibatch-size", "4", "--evaluate-every", "0")

@@ -20,7 +20,7 @@ from conftest import refused, run_script, save_network, start_script
 
 import trained_model_video_generation as video
 from machine.exits import RunError, StopSignal
-from model import load_network
+from machine.networks import load_network
 from showing.episodes import EpsilonGreedyPlayer, Shot
 from showing.film import filming
 from showing.panel import PANEL_WIDTH, Panel

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from atari import FRAME_SIZE, FRAMES_PER_STEP, HISTORY_FRAMES
 from config import Hyperparameters, RunConfig
 from model import QNetwork
-from q_agent import RMSProp
+from optimizers import RMSProp
 from q_agent_train import step
 from showing.evaluator import Evaluator
 from training import HELD_OUT_STATES, Training

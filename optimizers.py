@@ -1,0 +1,125 @@
+"""What updates all parameters at once: the paper's RMSProp, and Adam."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Optimizer(ABC):
+    """Updates parameters that have become views of one flat buffer, and their gradients of another.
+
+    A handful of passes over one array. The last `head_size` elements are the fully connected layers'.
+    """
+
+    def __init__(self, parameters: list[torch.nn.Parameter], learning_rate: float, *, head_size: int = 0):
+        self.learning_rate = learning_rate
+        self.rate_now: Tensor | None = None  # () float32, where a schedule changes the rate
+        self.weights = flatten(parameters)
+        self.head = slice(self.weights.numel() - head_size, None)
+        self.gradient = torch.zeros_like(self.weights)
+        for parameter, view in zip(parameters, _views(self.gradient, parameters), strict=True):
+            parameter.grad = view
+        self.gradient_mean = torch.zeros_like(self.weights)
+        self.squared_gradient_mean = torch.zeros_like(self.weights)
+
+    @abstractmethod
+    @torch.no_grad()
+    def step(self) -> None:
+        """Apply one update from the gradients of the summed loss."""
+
+    def zero_grad(self) -> None:
+        """Forget the gradients, in place: `backward` adds to them."""
+        self.gradient.zero_()
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Use this step size from now on, instead of the constant."""
+        if self.rate_now is None:
+            self.rate_now = torch.zeros((), device=self.weights.device)
+        self.rate_now.fill_(learning_rate)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it remembers from one update to the next, by name."""
+        return {"gradient_mean": self.gradient_mean, "squared_gradient_mean": self.squared_gradient_mean}
+
+    def forget_head(self) -> None:
+        """Begin anew with the fully connected layers: what it remembers is of their old weights."""
+        self.gradient_mean[self.head] = self.squared_gradient_mean[self.head] = 0
+
+
+class RMSProp(Optimizer):
+    """The paper's RMSProp, with d the gradient summed over the minibatch:
+
+    g <- .95 g + .05 d;  v <- .95 v + .05 d^2;  w <- w - lr d / sqrt(v - g^2 + 0.01)
+    (NeuralQLearner.lua, qLearnMinibatch). Not `torch.optim.RMSprop(centered=True)`, which adds its eps after the
+    root and would need it scaled for a mean loss.
+    """
+
+    def __init__(
+        self,
+        parameters: list[torch.nn.Parameter],
+        learning_rate: float,
+        *,
+        decay: float,
+        minimum: float,
+        head_size: int = 0,
+    ):
+        super().__init__(parameters, learning_rate, head_size=head_size)
+        self.decay = decay
+        self.minimum = minimum
+        self._scale = torch.empty_like(self.weights)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        d, g, v = self.gradient, self.gradient_mean, self.squared_gradient_mean
+        g.mul_(self.decay).add_(d, alpha=1 - self.decay)
+        v.mul_(self.decay).addcmul_(d, d, value=1 - self.decay)
+        torch.addcmul(v, g, g, value=-1, out=self._scale).add_(self.minimum).rsqrt_()
+        if self.rate_now is None:
+            self.weights.addcmul_(d, self._scale, value=-self.learning_rate)
+        else:
+            self.weights.addcmul_(d, self._scale.mul_(self.rate_now), value=-1)
+
+
+class Adam(Optimizer):
+    """PyTorch's fused Adam with its own decays; it counts the head's updates apart, since that may begin anew."""
+
+    def __init__(
+        self, parameters: list[torch.nn.Parameter], learning_rate: float, *, epsilon: float = 1e-8, head_size: int = 0
+    ):
+        super().__init__(parameters, learning_rate, head_size=head_size)
+        device, means = self.weights.device, (self.gradient_mean, self.squared_gradient_mean)
+        self._updates = torch.zeros(2, device=device)
+        self.rate_now = torch.tensor(learning_rate, device=device)  # a tensor, so that a graph can change it
+        slices = slice(0, self.head.start), self.head
+        parts = [self.weights[part] for part in slices]
+        self._adam = torch.optim.Adam(parts, self.rate_now, eps=epsilon, fused=True, capturable=device.type == "cuda")
+        for part, where, updates in zip(parts, slices, self._updates, strict=True):
+            part.grad = self.gradient[where]
+            names = {name: mean[where] for name, mean in zip(("exp_avg", "exp_avg_sq"), means, strict=True)}
+            self._adam.state[part] = {"step": updates, **names}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self._adam.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"updates": self._updates}
+
+    def forget_head(self) -> None:
+        super().forget_head()
+        self._updates[1] = 0
+
+
+def flatten(parameters: list[torch.nn.Parameter]) -> Tensor:
+    """Move parameters into one flat buffer, which is returned, and make them views of it in their own layouts."""
+    flat = parameters[0].new_empty(sum(p.numel() for p in parameters))
+    for parameter, view in zip(parameters, _views(flat, parameters), strict=True):
+        view.copy_(parameter.detach())
+        parameter.data = view
+    return flat
+
+
+def _views(flat: Tensor, parameters: list[torch.nn.Parameter]) -> list[Tensor]:
+    chunks = flat.split([parameter.numel() for parameter in parameters])
+    return [c.as_strided(p.shape, p.stride()) for c, p in zip(chunks, parameters, strict=True)]

@@ -1,0 +1,60 @@
+"""Every network there is: which layers, built from the paper's and its relatives."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from atari import FRAME_SIZE, HISTORY_FRAMES, PAPER_RULES, Rules
+from model import NETWORKS, QNetwork
+from relatives.distributional import DISTRIBUTIONS
+from relatives.dueling import Dueling
+from relatives.first_weights import FIRST_WEIGHTS
+from relatives.separable import Separable
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Which layers a network has; the defaults are the paper's. A state dict tells in what its own differ from them."""
+
+    network: str = "nature"
+    dueling: bool = False
+    separable: bool = False
+    distributional: str = "off"
+
+    def network_class(self) -> type[QNetwork]:
+        """The class of the networks with these layers; raises `KeyError` for a name that there is not."""
+        chosen = [DISTRIBUTIONS[self.distributional]] if self.distributional != "off" else []
+        parts = [*chosen, *[Dueling] * self.dueling, *[Separable] * self.separable, NETWORKS[self.network]]
+        return parts[0] if len(parts) == 1 else type("Network", tuple(parts), {})
+
+
+PAPER_ARCHITECTURE = Architecture()
+
+
+def build_network(
+    game: str,
+    num_actions: int,
+    architecture: Architecture = PAPER_ARCHITECTURE,
+    rules: Rules = PAPER_RULES,
+    *,
+    initial_weights: str = "torch7",
+    history_frames: int = HISTORY_FRAMES,
+    frame_size: int = FRAME_SIZE,
+) -> QNetwork:
+    """A network with first weights; its state dict carries whatever is not the paper's, too."""
+    network = architecture.network_class()(
+        game,
+        num_actions,
+        rules,
+        draw_weights=FIRST_WEIGHTS[initial_weights],
+        history_frames=history_frames,
+        frame_size=frame_size,
+    )
+    network.description |= _unlike(architecture, PAPER_ARCHITECTURE) | _unlike(rules, PAPER_RULES)
+    return network
+
+
+def _unlike(described: Architecture | Rules, defaults: Architecture | Rules) -> dict[str, Any]:
+    """What differs from the paper, as plain values; a state dict of the paper's network has nothing more in it."""
+    usual = asdict(defaults)
+    differing = {name: value for name, value in asdict(described).items() if value != usual[name]}
+    return {name: [*value] if isinstance(value, tuple) else value for name, value in differing.items()}
