@@ -14,9 +14,9 @@ from atari import paper_scores
 from cluster.board import Row
 from cluster.jobs import Crew, Ended, import_ray
 from cluster.runs import MACHINES, VARIED, TrainingFlags, Work, command_line, held, roms_of, scores_in
-from config import RunConfig, with_words, words_for
 from machine.files import failing_clearly, replacing, write_csv, write_text
 from machine.flags import Count, flag
+from machine.run_config import RunConfig, with_words, words_for
 
 STAGES = 5  # a trial is scored at each fifth of its agent steps ...
 PRUNED_FROM = 3  # ... and may be given up from this one on: before it most are near random play

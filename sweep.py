@@ -12,9 +12,9 @@ from atari import games_named
 from cluster.board import Row
 from cluster.jobs import Crew, Ended, import_ray
 from cluster.runs import MACHINES, VARIED, TrainingFlags, Work, command_line, held, roms_of, scores_in
-from config import RunConfig, with_words, words_for
 from machine.files import write_csv
 from machine.flags import Bounds, flag
+from machine.run_config import RunConfig, with_words, words_for
 
 # For the estimate of what a run writes: networks and optimizer, networks alone, agent steps of a long game.
 CHECKPOINT_BYTES, NETWORK_BYTES, GAME_STEPS = 30_000_000, 7_000_000, 1_000

@@ -15,11 +15,12 @@ import tyro
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from config import MAX_ENVS, Hyperparameters, words_of_file
+from config import MAX_ENVS, Hyperparameters
 from machine.devices import choose_device, set_up_torch
 from machine.exits import UsageError
 from machine.files import PNG, Kind, check_output, writing_output
 from machine.flags import Bounds, Count, Positive, check_bounds, flag
+from machine.run_config import words_of_file
 from q_agent_train import set_up, step
 from training import Training
 from wrappers import rom_name

@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 from atari import FRAMES_PER_MINUTE, paper_scores
 from benchmarks.common import PEER, PROGRAMS, ROOT, BenchmarkConfig, alone, in_turn, peer_is_there, save_figure, spread
 from benchmarks.compare import measure_ours, measure_stable_baselines3, peer_games
-from config import Hyperparameters, RunConfig, with_words, words_of_file
+from config import Hyperparameters
 from machine.devices import choose_device
 from machine.exits import RunError, UsageError
 from machine.files import failing_clearly, lock_folder, write_csv, write_text
 from machine.flags import MOST
+from machine.run_config import RunConfig, with_words, words_of_file
 from machine.tables import EVALUATION_COLUMNS, evaluation_row, number_in, read_rows
 from showing.episodes import EPSILON, GAMES, MINUTES
 from showing.figures_tables import BLUE, GREY, ORANGE, VERMILLION

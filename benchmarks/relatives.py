@@ -7,7 +7,8 @@ from typing import Any
 from benchmarks.common import BenchmarkConfig, alone, in_turn, spread
 from benchmarks.compare import measure_ours
 from benchmarks.parts import limit
-from config import Hyperparameters, with_file
+from config import Hyperparameters
+from machine.run_config import with_file
 from q_agent_train import Config
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -11,11 +11,12 @@ from typing import Annotated, Any, TypeVar
 
 from cluster.board import GOING_ON, Board, Row
 from cluster.jobs import Cluster, Crew, Ended, Job
-from config import FLAGS, Hyperparameters, RunConfig, with_file
+from config import Hyperparameters
 from machine.exits import StopSignal, UsageError
 from machine.files import failing_clearly, lock_folder, write_text
 from machine.flags import MOST, Bounds, Count, Positive, check_bounds, flag, parse
 from machine.memory_size import BYTES_PER_TRANSITION
+from machine.run_config import FLAGS, RunConfig, with_file
 from machine.tables import read_rows
 from wrappers import rom_name
 

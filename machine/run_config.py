@@ -1,0 +1,205 @@
+"""What belongs to a run besides what is learned, and files of flags (configs/)."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+import torch
+import yaml
+
+from config import Hyperparameters
+from machine.devices import bfloat16_instructions
+from machine.exits import UsageError
+from machine.flags import MOST, Bounds, Count, Positive, flag, parse, take_numbers_as_meant
+from machine.memory_size import check_size
+from machine.networks import architecture_of, load_network
+from model import QNetwork
+from wrappers import choose_actions, rom_name
+
+# Of each transition: its window of bytes and the target network's layers; the online network's, twice.
+BYTES_DRAWN, BYTES_LEARNING = 200_000, 400_000
+CONFIGS = Path(__file__).parent.parent / "configs"
+FLAGS = {  # the headings of --help
+    "run": ("run_dir", "config", "initial_state_dict", "steps", "games", "seed", "device", "deterministic"),
+    "game": ("game", "num_envs", "frames_per_step", "actions", "sticky_actions"),
+    "network": ("network", "dueling", "separable", "distributional", "initial_weights"),
+    "memory": (
+        *("replay_size", "replay_start_size"),
+        *("prioritized", "priority_exponent", "importance_exponent", "importance_steps"),
+    ),
+    "learning": (
+        *("minibatch_size", "update_frequency", "updates_per_period", "target_network", "target_update_frequency"),
+        *("discount", "n_steps", "n_steps_end", "n_steps_steps", "double", "reset_head_every", "precision"),
+    ),
+    "optimizer": (
+        *("optimizer", "learning_rate", "learning_rate_end", "learning_rate_steps"),
+        *("rmsprop_decay", "rmsprop_minimum", "adam_epsilon"),
+    ),
+    "exploration": ("epsilon_start", "epsilon_end", "epsilon_decay_steps"),
+    "saving": ("save_every_games", "checkpoint_minutes", "webhook"),
+    "evaluation": ("evaluate_every", "evaluation_games"),
+}
+NOT_KEPT = ("run_dir", "config", "webhook")  # flags that are no part of config.json
+MAY_GROW = ("games", "steps")  # the flags that lengthen a run
+MAY_CHANGE = (*NOT_KEPT, *MAY_GROW, "device", "save_every_games", "checkpoint_minutes")  # nothing learned hangs on them
+
+
+AnyConfig = TypeVar("AnyConfig", bound="RunConfig")
+
+
+@dataclass
+class RunConfig(Hyperparameters):
+    """A run: what is learned, how long, where, and what is saved."""
+
+    games: Count = 15_000
+    """Whole games to play; the run ends at this or at --steps, whichever comes first."""
+    steps: Count = 50_000_000
+    """Agent steps to play, of 4 frames each in the paper (run_gpu: steps)."""
+    device: str = "auto"
+    """Where the network and the memory live: cuda, mps, cpu, or auto for the first of them that is there."""
+    run_dir: Path | None = None
+    """Folder of the run: a new one, or one to go on with. Default: runs/<game>-<date>-<time>-seed<seed>."""
+    config: str | None = None
+    """A YAML file of flags, a run's config.json, or the name of a file in configs/; what is typed beside it counts."""
+    save_every_games: Annotated[int, Bounds(0, MOST)] = 50
+    """Finished games between state dicts in state_dicts/, 0 for none."""
+    checkpoint_minutes: Positive = 5.0
+    """Minutes of wall time between checkpoints."""
+    webhook: str | None = dataclasses.field(default=None, repr=False)
+    """Address (https) of a Slack or Discord webhook that is told how the run fares. Default: DQN_WEBHOOK_URL."""
+
+    def __post_init__(self) -> None:
+        take_numbers_as_meant(self)  # a notebook or a file may give numbers, names and lists in other types
+        self.run_dir = Path(self.run_dir) if isinstance(self.run_dir, str) else self.run_dir
+        path = self.initial_state_dict
+        self.initial_state_dict = Path(path) if isinstance(path, str) else path
+        self.actions = tuple(self.actions) if isinstance(self.actions, list) else self.actions
+
+    def check_device(self, device: torch.device) -> None:
+        """Raise `UsageError` unless a device can compute with --precision, and memory and minibatches fit on it."""
+        if self.precision == "bfloat16" and not bfloat16_instructions(device):
+            raise UsageError(f"--precision bfloat16: this {device} has no instructions for it; leave the flag out")
+        free = check_size(self.replay_size, self.num_envs, device, self.n_steps)
+        updates = -(-self.num_envs // self.update_frequency)  # of one vector step: their minibatches are drawn at once
+        gigabytes = (updates * BYTES_DRAWN + BYTES_LEARNING) * self.minibatch_size / 1e9
+        if gigabytes > free:
+            needs = f"--minibatch-size {self.minibatch_size} needs about {gigabytes:.1f} GB for {updates} update(s)"
+            raise UsageError(
+                f"{needs}, and beside --replay-size {self.replay_size} {free:.1f} GB are free; choose less"
+            )
+
+    def check_new(self) -> None:
+        """Raise `UsageError` for a new run that would never learn, or lose transitions before it does."""
+        warm_up = f"--replay-start-size {self.replay_start_size}"
+        if self.replay_start_size > self.replay_size:
+            raise UsageError(f"{warm_up} is more than --replay-size {self.replay_size} holds; choose at most that")
+        if self.replay_start_size >= self.steps:
+            raise UsageError(f"nothing would be learned: {warm_up} is not below --steps {self.steps}")
+        self.initial_network()
+
+    def initial_network(self) -> QNetwork | None:
+        """The network that --initial-state-dict names; raises `UsageError` where its weights do not fit."""
+        if self.initial_state_dict is None:
+            return None
+        network = load_network(self.initial_state_dict)
+        there = architecture_of(network), choose_actions(rom_name(network.game), network.rules.actions)[0]
+        here = self.architecture, choose_actions(self.rom, self.rules.actions)[0]
+        if there != here:
+            (layers, names), (own_layers, own_names) = there, here
+            what = f"--initial-state-dict {self.initial_state_dict} does not fit"
+            theirs, ours = f"{', '.join(names)}, {layers}", f"{', '.join(own_names)}, {own_layers}"
+            raise UsageError(f"{what}: it is for {theirs}; this run has {ours}")
+        return network
+
+    def as_json(self) -> dict[str, Any]:
+        """The config as config.json holds it; the folder it stands in is its run_dir."""
+        kept = {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_KEPT}
+        path = self.initial_state_dict
+        return kept | {"actions": [*self.actions], "initial_state_dict": None if path is None else str(path)}
+
+    def _changed(self) -> dict[str, Any]:
+        """The flags that are not as by default; those that are no part of config.json are left out."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value != usual[name] and name not in NOT_KEPT}
+
+    def words(self) -> list[str]:
+        """The command line, but for --run-dir, that means this config."""
+        words: list[str] = []
+        for name, value in self._changed().items():
+            words += [flag(name), *value] if isinstance(value, tuple) else words_for(name, str(value))
+        return words
+
+    def yaml_lines(self) -> list[str]:
+        """What is learned, but for game and seed, as lines of a file for --config; what is default is left out."""
+        learned = {field.name for field in dataclasses.fields(Hyperparameters)} - {"game", "seed"}
+        lines = []
+        for name, value in self._changed().items():
+            text = f"[{', '.join(value)}]" if isinstance(value, tuple) else str(value)
+            if name in learned:
+                lines.append(f"{flag(name)[2:]}: {text.lower() if isinstance(value, bool) else text}")
+        return lines
+
+    def check_continues(self, saved: Self) -> None:
+        """Raise `UsageError` where this asks a run for something else than the `saved` one it was begun with."""
+        for field in dataclasses.fields(self):
+            name, before, now = flag(field.name), getattr(saved, field.name), getattr(self, field.name)
+            if field.name in MAY_GROW and now < before:
+                which = f"{self.run_dir}, which was begun with {before}"
+                raise UsageError(f"{name} {now} would shorten {which}; it may grow")
+            same = saved.rom == self.rom if field.name == "game" else now == before
+            if field.name not in MAY_CHANGE and not same:
+                way_out = "leave the flag out to go on with the run, or choose another --run-dir"
+                raise UsageError(f"{name} {now} contradicts {self.run_dir}, which was begun with {before}; {way_out}")
+
+
+def words_of_file(name: str) -> list[str]:
+    """The command line that a YAML or JSON file means, or the file in configs/ of this name; raises `UsageError`."""
+    path = Path(name) if os.path.exists(name) or Path(name).suffix else CONFIGS / f"{name}.yaml"
+    if path.parent == CONFIGS and not os.path.exists(path):
+        there = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+        raise UsageError(f"--config {name} is neither a file nor one of configs/: {there}")
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise UsageError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise UsageError(f"--config {path} holds no flags; a line of it reads, for example, learning-rate: 0.0001")
+    words: list[str] = []
+    for key, value in node.value:
+        name = str(key.value).replace("_", "-")
+        if f"--{name}" in words or f"--no-{name}" in words:
+            raise UsageError(f"--config {path}: {name} comes twice; leave one of them out")
+        if name.replace("-", "_") in NOT_KEPT:
+            raise UsageError(f"--config {path}: {name} is no flag that a file can hold; type it")
+        if isinstance(value, yaml.SequenceNode):
+            words += [f"--{name}", *(str(each.value) for each in value.value)]
+        elif value.value not in ("", "null"):  # what is left open
+            words += words_for(name, str(value.value))
+    return words
+
+
+def words_for(name: str, value: str) -> list[str]:
+    """The command line that gives a flag this value."""
+    typed = flag(name)
+    switches = {"true": typed, "false": f"--no-{typed[2:]}"}
+    return [switches[value.lower()]] if value.lower() in switches else [typed, value]
+
+
+def with_file(config: AnyConfig) -> AnyConfig:
+    """The config with what its --config file says; raises `UsageError` that names the file."""
+    if config.config is None:
+        return config
+    return dataclasses.replace(
+        with_words(config, words_of_file(config.config), f"--config {config.config}"), config=None
+    )
+
+
+def with_words(config: AnyConfig, words: list[str], source: str) -> AnyConfig:
+    """The config with what a piece of a command line says; raises `UsageError` that names its source."""
+    try:
+        return parse(type(config), default=config, words=words)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from None
