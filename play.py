@@ -17,9 +17,10 @@ from machine.flags import Bounds, Probability, check_bounds, parse
 from machine.networks import load_network
 from showing.episodes import EPSILON, EpsilonGreedyPlayer, Shot, open_game, shots
 from showing.film import Film, filming
+from showing.filmed_game import FilmedGame
 from showing.panel import Panel
 from showing.window import Window
-from wrappers import FilmedGame, rom_name
+from wrappers import rom_name
 
 KEYS_HELP = """\
   p            pause, go on

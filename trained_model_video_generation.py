@@ -18,9 +18,9 @@ from machine.networks import load_network
 from model import QNetwork
 from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, Shot, open_game, shots
 from showing.film import KINDS, Album, Film, collecting, filming
+from showing.filmed_game import FilmedGame
 from showing.panel import SCALE, Panel, Tile, grid_picture
 from showing.window import Window
-from wrappers import FilmedGame
 
 GIF_SECONDS = 15  # a frame per agent step
 GIF_SCALE = 2

@@ -11,7 +11,8 @@ from atari import FRAMES_PER_MINUTE, HISTORY_FRAMES, FinishedGame, Step
 from machine.exits import UsageError
 from model import QNetwork
 from q_agent import draw_exploration
-from wrappers import FilmedGame, Games, rom_name
+from showing.filmed_game import FilmedGame, Games
+from wrappers import rom_name
 
 GAMES = 30  # paper, Methods: Evaluation procedure
 EPSILON = 0.05
