@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import AtariPreprocessing, RenderCollection
 
-from atari import PAPER_RULES, Rules, Step, display_name
+from atari import FRAME_SIZE, PAPER_RULES, Rules, Step, display_name
 from wrappers import MAX_FRAMES_PER_GAME, NOOP_MAX_FRAMES, AtariGames, ScoreKeeper, choose_actions
 
 
