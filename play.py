@@ -1,6 +1,5 @@
 """Watch a trained network play in a window, take over from it, or play yourself: python play.py --help"""
 
-from machine.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import itertools
 import os
 from contextlib import ExitStack, closing
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
+from machine.exits import StopSignal, UsageError, exit_with
 from machine.files import MP4, check_output, replacing
 from machine.flags import Bounds, Probability, check_bounds, parse
 from model import load_network

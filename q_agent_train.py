@@ -1,6 +1,6 @@
 """Train the DQN of Mnih et al., Nature 2015, on an Atari game: python q_agent_train.py --help"""
 
-from machine.exits import RunError, StopSignal, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
+from machine.exits import RunError, StopSignal, UsageError, exit_with, is_out_of_memory  # isort: skip  # before torch
 import dataclasses
 import datetime
 import math
@@ -196,7 +196,7 @@ class Run:
         for part in (self._beside, self._progress, self._evaluator):
             if part:
                 part.close()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not (isinstance(error, BrokenPipeError) or is_out_of_memory(error)):
             what = f"cannot write in {self.folder.path}: {error.strerror or error}"
             raise RunError(f"{what}. Last good checkpoint: {self.last_saved}. Once mended: {self._command}") from None
 
@@ -481,4 +481,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main, needs_output=False)  # a training goes on when nobody reads what it prints
+    exit_with(main, smaller="--replay-size, --num-envs or --minibatch-size")
