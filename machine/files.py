@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from machine.exits import RunError, UsageError
+from machine.exits import RunError, UsageError, is_out_of_memory
 
 
 class Kind(NamedTuple):
@@ -103,10 +103,7 @@ def replacing(path: Path, mark: str = "") -> Iterator[Path]:
 
 @contextmanager
 def making_folder(path: Path) -> Iterator[Path]:
-    """`replacing` for a folder: a temporary one beside `path`, which takes the place of none or of an empty one.
-
-    The files in it are for the block to sync.
-    """
+    """`replacing` for a folder: a temporary one beside `path`, which takes the place of none or of an empty one."""
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     temporary.mkdir()
     try:
@@ -119,10 +116,12 @@ def making_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def failing_clearly(path: Path) -> Iterator[None]:
-    """Raise `RunError`, naming `path`, where the block raises `OSError`."""
+    """Raise `RunError`, naming `path`, where the block raises `OSError`, but for memory that ran out."""
     try:
         yield
     except OSError as error:
+        if is_out_of_memory(error):
+            raise
         raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
 
 

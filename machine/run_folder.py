@@ -1,6 +1,7 @@
 """The folder of a run: who may write in it, what grows there, and how that is cut back to a checkpoint."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -109,7 +110,9 @@ class RunFolder:
         try:
             write_text(self.path / "config.json", json.dumps(config, indent=2) + "\n")
         except OSError as error:
-            raise UsageError(f"{self.path}: {error.strerror}; make room, or choose another --run-dir") from None
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            way_out = f"{'make room' if full else 'mend that'}, or choose another --run-dir"
+            raise UsageError(f"{self.path} cannot be written: {error.strerror or error}; {way_out}") from None
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,7 @@
 """The training script as a user runs it: on the real Breakout, with every kind of bad input, and from a notebook."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -186,6 +187,21 @@ def test_a_disk_that_is_full_at_the_start_or_later_is_one_clear_line(tmp_path: P
         assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("number", "room"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EROFS, False), (errno.EIO, False)]
+)
+def test_a_disk_is_called_full_only_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, room: bool
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("machine.run_folder.write_text", fail)
+    with pytest.raises(UsageError, match=os.strerror(number)) as refusal:
+        train(replace(SMALL, run_dir=tmp_path / "run"))
+    assert ("make room" in str(refusal.value)) == room
 
 
 def test_train_can_be_called_again_and_again_from_a_notebook(tmp_path: Path) -> None:
