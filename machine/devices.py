@@ -1,19 +1,18 @@
-"""The machine: which devices are there, how much memory is free, how the C library keeps it."""
+"""The machine's devices: which are there, how much memory each has free, how the C library keeps what is freed."""
 
 import ctypes
 import gc
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from machine.exits import UsageError
+from machine.limits import free_bytes
+from machine.limits import usable_cores as usable_cores  # for cluster/, too
 
-CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")  # microseconds of all cores together, in so many of the clock
 RESERVE_BYTES = 10**9  # for the networks, their work space and the libraries
 
 
@@ -98,16 +97,6 @@ def threads_wanted() -> int:
     return int(words) if words.isdigit() else 0
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: those it may run on, and no more than its container's share of them.
-
-    Never a function of how busy they are: the number of threads decides the bits of a run.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, period = CPU_SHARE.read_text().split() if CPU_SHARE.exists() else ("max", "1")
-    return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
-
-
 def bits_depend_on(device: torch.device) -> list[Any]:
     """What the bits of a run depend on besides its config, as far as a program can know it."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
@@ -126,9 +115,4 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return max(int(torch.cuda.mem_get_info(device)[0]) - RESERVE_BYTES, 0)
-    available = int(psutil.virtual_memory().available)
-    limit = Path("/sys/fs/cgroup/memory.max")  # a container's own limit, where there is one
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        statistics = dict(line.split() for line in limit.with_name("memory.stat").read_text().splitlines())
-        available = min(available, int(text) - int(statistics["anon"]))
-    return max(available - RESERVE_BYTES, 0)
+    return max(free_bytes() - RESERVE_BYTES, 0)
