@@ -22,9 +22,9 @@ from machine.checkpoint import dense, misfit, save_state_dict
 from machine.devices import bits_depend_on, choose_device, set_up_torch, threads_of, threads_wanted
 from machine.flags import check_types, parse
 from machine.progress import Progress, bar_of_tape
-from machine.run_folder import RunFolder, check_config, check_is_run_or_new, read_config
+from machine.run_folder import RunFolder, check_config, check_is_run_or_new, make_new_folder, read_config
 from machine.tables import evaluation_row, game_row, training_row
-from machine.webhook import Webhook
+from machine.webhook import Webhook, checked_address
 from model import QNetwork, load_network
 from q_agent import Adam, Optimizer, QAgent, RMSProp
 from replay_memory import ReplayMemory
@@ -130,7 +130,7 @@ def train(config: Config) -> Path:
 
 
 def prepare(config: Config) -> tuple[torch.device, Path]:
-    """Check everything that can be known before anything is made; the device and the folder of the run."""
+    """Check all that can be known before anything is made; the device, and the folder: the one named, or a new one."""
     if config.config is not None:
         raise UsageError("--config is for the command line; here, name the flags themselves")
     saved = config_of_run(config.run_dir) if config.run_dir else None
@@ -138,16 +138,16 @@ def prepare(config: Config) -> tuple[torch.device, Path]:
         check_config(saved.run_dir, saved.as_json(), MAY_CHANGE)  # before an edited value is called a flag's
     config.check()
     device = choose_device(config.device)
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    new_dir = f"runs/{config.rom}-{now}-seed{config.seed}"  # with --run-dir, too: an unknown game is refused here
-    run_dir = Path(config.run_dir or new_dir)
+    rom = config.rom  # with --run-dir, too: an unknown game is refused here
+    checked_address(config.webhook)
     if saved:
         config.check_continues(saved)
     config.check_memory(device)
     if not saved:
         config.check_new()
     set_up_torch(config.deterministic)
-    return device, run_dir
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return device, config.run_dir or make_new_folder(Path(f"runs/{rom}-{now}-seed{config.seed}"))
 
 
 def config_of_run(run_dir: Path) -> Config | None:

@@ -128,7 +128,7 @@ def failing_clearly(path: Path) -> Iterator[None]:
 @contextmanager
 def writing_output(path: Path) -> Iterator[Path]:
     """`replacing` for a file that the user asked for, behind `check_output`: raises `RunError` where it fails."""
-    with failing_clearly(path), replacing(path) as temporary:
+    with failing_clearly(path), replacing(path, f".{os.getpid()}") as temporary:
         yield temporary
 
 

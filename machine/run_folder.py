@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -130,6 +131,23 @@ class RunFolder:
 
     def _growing_files(self) -> list[Path]:
         return sorted(file for name in (*COLUMNS, EVENTS) for file in self.path.glob(name) if file.is_file())
+
+
+def make_new_folder(path: Path) -> Path:
+    """Make a folder that was not there, `path` or, where that name is taken, the first of `path`-2 and so on.
+
+    So no two runs share one, though they begin in the same second or the clock was set back. Raises `UsageError`.
+    """
+    names = itertools.chain([path.name], (f"{path.name}-{number}" for number in itertools.count(2)))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            with contextlib.suppress(FileExistsError):
+                path.with_name(name).mkdir()
+                return path.with_name(name)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be made: {error.strerror}; choose another --run-dir") from None
+    raise AssertionError("the names do not end")
 
 
 def _digest(file: Path, length: int | None = None) -> str:
