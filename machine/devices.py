@@ -18,7 +18,7 @@ RESERVE_BYTES = 10**9  # for the networks, their work space and the libraries
 
 def keep_freed_memory() -> None:
     """Let glibc keep the large buffers it frees, which gains 10 to 20% on a CPU; nothing where there is no mallopt."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         # M_MMAP_THRESHOLD: what is larger is still mapped on its own. Older versions refuse more than 32 MiB.

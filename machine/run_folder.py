@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from atari import game_key
 from machine.checkpoint import CheckpointFile
 from machine.exits import UsageError
-from machine.files import lock_folder, write_text
+from machine.files import lock_folder, sync, write_text
 from machine.tables import COLUMNS, OLDEST, append_row
 
 NETWORKS = ("model.pt", "best.pt", "evaluated.pt")
@@ -57,8 +57,7 @@ class RunFolder:
             self._events.flush()
         lengths = {}
         for file in self._growing_files():
-            with open(file, "rb") as stream:
-                os.fsync(stream.fileno())
+            sync(file)
             lengths[file.name] = file.stat().st_size
         return lengths
 
@@ -119,10 +118,11 @@ class RunFolder:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for file in (*self._tables.values(), self._events, self._lock):
+        for file in (*self._tables.values(), self._events):
             with contextlib.suppress(OSError):  # a full disk has been reported; what a checkpoint needs is on the disk
                 if file:
                     file.close()
+        self._lock.__exit__(None, None, None)
         threading.excepthook = self._excepthook
 
     def _except_in_thread(self, arguments: threading.ExceptHookArgs) -> None:
