@@ -178,7 +178,8 @@ class Run:
         self.best_mean = -math.inf
         self.seconds_before = 0.0  # spent on this run by processes before this one
         self.last_saved = "nothing yet"
-        self._folder_typed = shlex.quote(f"./{folder.path}" if str(folder.path).startswith("-") else str(folder.path))
+        path = folder.path.as_posix()  # with / on Windows, too, where it means the same
+        self._folder_typed = shlex.quote(f"./{path}" if path.startswith("-") else path)
         self._command = f"python q_agent_train.py --run-dir {self._folder_typed}"
         self._began = self._checkpoint_written = time.monotonic()
         self._steps_recorded = 0

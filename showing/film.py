@@ -56,10 +56,11 @@ class Film:
     def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
         arguments = f"{RAW.format(width=width, height=height, rate=self._rate)} {self._coding}".split()
         # In a group of its own: Ctrl-C in a terminal is for the script.
-        own_group: Any = {"process_group": 0} if os.name == "posix" else {"creationflags": 0x200}
-        own_group["stdin"], own_group["stderr"] = subprocess.PIPE, self._said
+        windows = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+        how: Any = {"process_group": 0} if os.name == "posix" else windows
+        how |= {"stdin": subprocess.PIPE, "stderr": self._said}
         try:
-            return subprocess.Popen([imageio_ffmpeg.get_ffmpeg_exe(), *arguments, self._temporary], **own_group)
+            return subprocess.Popen([imageio_ffmpeg.get_ffmpeg_exe(), *arguments, self._temporary], **how)
         except (OSError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise
