@@ -1,6 +1,6 @@
 """Speed, side by side: python benchmark.py, and behind that parts, scaling, inference, relatives or learning"""
 
-from machine.exits import exit_with  # isort: skip  # first: Ctrl-C is one line now
+from machine.exits import exit_with  # isort: skip  # before torch
 import importlib.util
 import json
 import os
@@ -56,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    exit_with(main, smaller="--replay-size or --num-envs")

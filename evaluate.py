@@ -1,6 +1,5 @@
 """Score trained networks by the paper's evaluation protocol: python evaluate.py --help"""
 
-from machine.exits import UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import json
 import os
 from contextlib import closing
@@ -12,6 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from atari import FRAMES_PER_MINUTE, MAX_EMULATOR_SEED, PAPER_RULES, FinishedGame, Rules, paper_scores
+from machine.exits import UsageError, exit_with
 from machine.files import Kind, check_output, write_csv, writing_output
 from machine.flags import Bounds, Probability, check_bounds, parse
 from machine.networks import load_network
@@ -194,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    exit_with(main, smaller="--games")

@@ -1,6 +1,5 @@
 """Files on disk -> the paper's figures, as PNG and SVG: python figures.py --help"""
 
-from machine.exits import UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -15,6 +14,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from atari import MAX_EMULATOR_SEED, game_key
+from machine.exits import UsageError, exit_with
 from machine.files import PNG, SVG, Kind, check_output, writing_output
 from machine.flags import Bounds, check_bounds, clear_errors
 from showing.figures_tables import draw_curves, draw_scores, read_bars, read_run
@@ -218,4 +218,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    exit_with(main, smaller="--states")

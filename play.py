@@ -1,9 +1,8 @@
 """Watch a trained network play in a window, take over from it, or play yourself: python play.py --help"""
 
-from machine.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import itertools
 import os
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
-from machine.files import MP4, check_output, replacing
+from machine.exits import StopSignal, UsageError, exit_with
+from machine.files import MP4, check_output
 from machine.flags import Bounds, Probability, check_bounds, parse
 from machine.networks import load_network
 from showing.episodes import EPSILON, EpsilonGreedyPlayer, Shot, open_game, shots
@@ -215,15 +215,19 @@ class Session:
             self.hands.tapped.append(key)
 
     def _save_screenshot(self, picture: np.ndarray) -> None:
-        number = next(n for n in itertools.count(1) if not Path(f"{self._game.rom}-{n:03}.png").exists())
-        path = Path(f"{self._game.rom}-{number:03}.png")
-        try:
-            with replacing(path) as temporary:
-                Image.fromarray(picture).save(temporary, "png")
-        except OSError as error:
-            print(f"no screenshot: {path} cannot be written: {error.strerror}", flush=True)
-        else:
-            print(f"screenshot: {path}", flush=True)
+        for path in (Path(f"{self._game.rom}-{number:03}.png") for number in itertools.count(1)):
+            try:
+                with open(path, "xb") as file:  # a name that is taken stays what it is, also by another window just now
+                    Image.fromarray(picture).save(file, "png")
+            except FileExistsError:
+                continue
+            except OSError as error:
+                with suppress(OSError):
+                    path.unlink()
+                print(f"no screenshot: {path} cannot be written: {error.strerror}", flush=True)
+            else:
+                print(f"screenshot: {path}", flush=True)
+            return
 
 
 def play(config: PlayConfig) -> list[float]:

@@ -1,8 +1,6 @@
 """Train the DQN of Mnih et al., Nature 2015, on an Atari game: python q_agent_train.py --help"""
 
-from machine.exits import StopSignal, exit_with  # isort: skip  # first: Ctrl-C is one line now
-
-
+from machine.exits import StopSignal, exit_with  # isort: skip  # before torch
 import socket
 from contextlib import closing
 from dataclasses import dataclass
@@ -99,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main, needs_output=False)  # a training goes on when nobody reads what it prints
+    exit_with(main, smaller="--replay-size, --num-envs or --minibatch-size")

@@ -1,6 +1,5 @@
 """Film a trained network at play: python trained_model_video_generation.py --state-dict model.pt"""
 
-from machine.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import tyro
 
 from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
+from machine.exits import StopSignal, UsageError, exit_with
 from machine.files import check_new_folder, check_output
 from machine.flags import Bounds, Count, Probability, check_bounds, parse
 from machine.networks import load_network
@@ -211,4 +211,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    exit_with(main, smaller="--grid")

@@ -1,25 +1,24 @@
-"""The machine: which devices are there, how much memory is free, how the C library keeps it."""
+"""The machine's devices: which are there, how much memory each has free, how the C library keeps what is freed."""
 
 import ctypes
 import gc
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from machine.exits import UsageError
+from machine.limits import free_bytes
+from machine.limits import usable_cores as usable_cores  # for cluster/, too
 
-CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")  # microseconds of all cores together, in so many of the clock
 RESERVE_BYTES = 10**9  # for the networks, their work space and the libraries
 
 
 def keep_freed_memory() -> None:
     """Let glibc keep the large buffers it frees, which gains 10 to 20% on a CPU; nothing where there is no mallopt."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         # M_MMAP_THRESHOLD: what is larger is still mapped on its own. Older versions refuse more than 32 MiB.
@@ -107,16 +106,6 @@ def threads_wanted() -> int:
     return int(words) if words.isdigit() else 0
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: those it may run on, and no more than its container's share of them.
-
-    Never a function of how busy they are: the number of threads decides the bits of a run.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, period = CPU_SHARE.read_text().split() if CPU_SHARE.exists() else ("max", "1")
-    return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
-
-
 def bfloat16_instructions(device: torch.device) -> list[str]:
     """The names of a device's instructions for numbers of 16 bits; none where they would be slower than float32."""
     if device.type == "cuda":
@@ -135,7 +124,7 @@ def bits_depend_on(device: torch.device, precision: str = "float32") -> list[Any
 
 
 def threads_of(machine: list[Any]) -> int:
-    """The number of threads in what `bits_depend_on` said when a checkpoint was written; 0 in an older version's."""
+    """The number of threads in what `bits_depend_on` said when a checkpoint was written."""
     return machine[3] if len(machine) == 5 and isinstance(machine[3], int) else 0
 
 
@@ -145,9 +134,4 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return max(int(torch.cuda.mem_get_info(device)[0]) - RESERVE_BYTES, 0)
-    available = int(psutil.virtual_memory().available)
-    limit = Path("/sys/fs/cgroup/memory.max")  # a container's own limit, where there is one
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        statistics = dict(line.split() for line in limit.with_name("memory.stat").read_text().splitlines())
-        available = min(available, int(text) - int(statistics["anon"]))
-    return max(available - RESERVE_BYTES, 0)
+    return max(free_bytes() - RESERVE_BYTES, 0)

@@ -1,13 +1,17 @@
 """How the scripts end: one clear line on standard error, an exit status for the shell, signals that are noted first."""
 
+import errno
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType, TracebackType
-from typing import Any, ClassVar, Self, TextIO
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any, ClassVar, Self
+
+SIGPIPE = 13  # by which others end where nobody reads their output; Windows has no such signal
+ALLOCATORS = ("DefaultCPUAllocator: ", "out of memory")  # of PyTorch: the CPU's; the others' words
 
 
 class UsageError(Exception):
@@ -22,12 +26,13 @@ class StopSignal:
     """Notes Ctrl-C, SIGTERM and a closed terminal while its block runs, so that a long work ends at a good place.
 
     True once one came. A second one raises KeyboardInterrupt there and then, unless `patient`. A SIGHUP that is
-    ignored from the start (nohup) stays so. Python notes signals in the main thread alone.
+    ignored from the start (nohup) stays so. Python notes signals in the main thread alone. On Windows a closed
+    terminal is SIGBREAK.
     """
 
     came: ClassVar[int | None] = None
     """The signal that came last in this process: `exit_with` ends with 128 + its number, as shells report it."""
-    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # not every system has all
 
     def __init__(self, *, patient: bool = False) -> None:
         self._patient = patient
@@ -39,8 +44,8 @@ class StopSignal:
     def __enter__(self) -> Self:
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            for number in self.NUMBERS:
-                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            for number in [getattr(signal, name) for name in self.NAMES if hasattr(signal, name)]:
+                if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -55,106 +60,48 @@ class StopSignal:
             signal.signal(number, handler)
 
 
-class _OutputClosedError(Exception):
-    """Whoever read standard output or error has gone."""
-
-
-class _Output:
-    """Standard output or error, which may break at any time: at a closed pipe, a closed terminal, a full disk."""
-
-    def __init__(self, stream: TextIO | None, *, needed: bool):
-        self._stream: Any = stream or open(os.devnull, "w")  # None: it was closed before the start
-        self._needed = needed
-        if hasattr(self._stream, "reconfigure"):
-            self._stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        with self._broken_is_told():
-            self._stream.write(text)
-            if "\n" in text:  # in a file or a pipe, too, a message stands there at once
-                self._stream.flush()
-        return len(text)
-
-    def flush(self) -> None:
-        with self._broken_is_told():
-            self._stream.flush()
-
-    @contextmanager
-    def _broken_is_told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            with suppress(OSError):  # what the stream still holds, and Python's own flush at the end, go nowhere
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            if self._needed:
-                if isinstance(error, BrokenPipeError):
-                    raise _OutputClosedError from None
-                raise RunError(f"standard output cannot be written: {error.strerror}") from None
-
-
-@contextmanager
-def _outputs(*, needed: bool) -> Iterator[None]:
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Output(stream, needed=needed) for stream in before)
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
-
-
-def exit_with(main: Callable[[], None], *, needs_output: bool = True) -> None:
+def exit_with(main: Callable[[], None], *, smaller: str = "") -> None:
     """Run a script's `main` and end the process, with a status that says how it went.
 
-    0; 2 for a `UsageError`, 1 for a `RunError`, each one line; 128 + its number after a signal; 141, quietly, where
-    standard output or error is a pipe that nobody reads any more. A script that does not need them goes on.
+    0; 2 for a `UsageError`; 1 for a `RunError`, a file that cannot be read or written, and memory that ran out; each is
+    one line. 128 + its number after a signal; 141, quietly, where nobody reads standard output or error any more.
+    smaller: the flags that make the script need less memory.
     """
     StopSignal.came = None
-    with _outputs(needed=needs_output):
-        status = _status_of(main)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before the start
+            setattr(sys, name, open(os.devnull, "w"))
+    stdout: Any = sys.stdout  # a file's name may be no text; and in a file or a pipe a message is to stand at once
+    stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+    status, line = 0, ""
+    try:
+        main()
+    except KeyboardInterrupt as error:  # in a hook its traceback would keep emulators alive, which ale-py reports
+        status = 128 + (StopSignal.came or signal.SIGINT)
+        line = f"\n{' '.join(['Stopped', *map(str, error.args)])}."
+    except BrokenPipeError:
+        status = 128 + SIGPIPE
+    except Exception as error:
+        status, line = 2 if isinstance(error, UsageError) else 1, f"error: {' '.join(str(error).splitlines())}"
+        if is_out_of_memory(error):
+            way_out = f"choose a smaller {smaller}, or free some memory" if smaller else "free some memory"
+            line = f"error: out of memory: {line[7:] or type(error).__name__}; {way_out}"
+        elif not isinstance(error, (UsageError, RunError, OSError)):
+            raise
+    if line:
+        with suppress(OSError):  # there is nobody to tell
+            print(line, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # what it still holds goes nowhere; Python's own flush at the end would fail, too, and say so
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            status = status or 1
     if status or StopSignal.came:
         sys.exit(status or 128 + int(StopSignal.came or 0))
 
 
-def _status_of(main: Callable[[], None]) -> int:
-    try:
-        try:
-            main()
-        finally:
-            sys.stdout.flush()
-    except KeyboardInterrupt as error:  # in a hook its traceback would keep emulators alive, which ale-py reports
-        return _stopped(error)
-    except (UsageError, RunError) as error:
-        _say(f"error: {' '.join(str(error).splitlines())}")
-        return 2 if isinstance(error, UsageError) else 1
-    except _OutputClosedError:
-        return 128 + signal.SIGPIPE
-    return 0
-
-
-def _stopped(error: BaseException) -> int:
-    _say(f"\n{' '.join(['Stopped', *map(str, error.args)])}.")
-    return 128 + (StopSignal.came or signal.SIGINT)
-
-
-def _say(line: str) -> None:
-    with suppress(_OutputClosedError, RunError):  # there is nobody to tell
-        print(line, file=sys.stderr)
-
-
-def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not issubclass(kind, KeyboardInterrupt):
-        return sys.__excepthook__(kind, error, trace)
-    sys.exit(_stopped(error))
-
-
-# Set by the import, which scripts do before all others. Ctrl-C is one line while they still load torch; and no file of
-# a run is opened as descriptor 1 or 2 because that was closed, and then written by whatever prints there.
-sys.excepthook = _report
-for _descriptor in range(3):
-    try:
-        os.fstat(_descriptor)
-    except OSError:
-        os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the machine's memory or a GPU's ran out: Python, NumPy and PyTorch say it by different exceptions."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATORS)
+    return isinstance(error, MemoryError) or said or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

@@ -1,17 +1,18 @@
 """Files written whole or not at all, and in place of nothing but their own kind."""
 
 import csv
-import fcntl
 import os
 import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
-from machine.exits import RunError, UsageError
+from filelock import FileLock, Timeout
+
+from machine.exits import RunError, UsageError, is_out_of_memory
 
 
 class Kind(NamedTuple):
@@ -87,30 +88,35 @@ def replacing(path: Path, mark: str = "") -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}{mark}.tmp")
     try:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):  # where nothing can be written, the first error is the one to hear of
             temporary.unlink()
         raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # the names in a folder must survive a power cut, as a file's content does
-    finally:
-        os.close(descriptor)
+    if os.name == "posix":  # Windows opens no folder
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # the names in a folder must survive a power cut, as a file's content does
+        finally:
+            os.close(descriptor)
+
+
+def sync(path: Path) -> None:
+    """Have the content of a file on the disk; raises `OSError`."""
+    with open(path, "r+b") as file:  # Windows syncs only what may be written
+        os.fsync(file.fileno())
 
 
 @contextmanager
 def making_folder(path: Path) -> Iterator[Path]:
-    """`replacing` for a folder: a temporary one beside `path`, which takes the place of none or of an empty one.
-
-    The files in it are for the block to sync.
-    """
+    """`replacing` for a folder: a temporary one beside `path`, which takes the place of none or of an empty one."""
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     temporary.mkdir()
     try:
         yield temporary
+        if os.path.lexists(path):
+            path.rmdir()  # Windows replaces no folder, not even an empty one
         os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -119,33 +125,32 @@ def making_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def failing_clearly(path: Path) -> Iterator[None]:
-    """Raise `RunError`, naming `path`, where the block raises `OSError`."""
+    """Raise `RunError`, naming `path`, where the block raises `OSError`, but for memory that ran out."""
     try:
         yield
     except OSError as error:
+        if is_out_of_memory(error):
+            raise
         raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 @contextmanager
 def writing_output(path: Path) -> Iterator[Path]:
     """`replacing` for a file that the user asked for, behind `check_output`: raises `RunError` where it fails."""
-    with failing_clearly(path), replacing(path) as temporary:
+    with failing_clearly(path), replacing(path, f".{os.getpid()}") as temporary:
         yield temporary
 
 
-def lock_folder(path: Path) -> TextIO:
-    """Make a folder where none is, and hold it, alone, until the file that is returned is closed.
+def lock_folder(path: Path) -> AbstractContextManager[object]:
+    """Make a folder where none is, and hold it, alone, until the block of what is returned ends, or the process.
 
     Raises `OSError`, and `UsageError` where another process holds it.
     """
     path.mkdir(parents=True, exist_ok=True)
-    lock = open(path / "lock", "a")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
+        return FileLock(path / "lock").acquire(blocking=False)
+    except Timeout:
         raise UsageError(f"{path} is in use by another process; wait for it, or choose another --run-dir") from None
-    return lock
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,27 +15,27 @@ from tqdm.auto import tqdm
 from atari import FinishedGame
 from machine.checkpoint import dense, misfit, save_state_dict
 from machine.devices import bits_depend_on, choose_device, set_up_torch, threads_of, threads_wanted
-from machine.exits import RunError, StopSignal, UsageError
+from machine.exits import RunError, StopSignal, UsageError, is_out_of_memory
 from machine.flags import check_types, parse
 from machine.networks import load_network
 from machine.progress import Progress, bar_of_tape
 from machine.run_config import FLAGS, MAY_CHANGE, AnyConfig, RunConfig, with_file
-from machine.run_folder import RunFolder, check_config, check_is_run_or_new, read_config
+from machine.run_folder import RunFolder, check_config, check_is_run_or_new, make_new_folder, read_config
 from machine.tables import evaluation_row, game_row, training_row
 from machine.training_state import is_finite, log_values, restore, state_of
-from machine.webhook import Webhook
+from machine.webhook import Webhook, checked_address
 from showing.evaluator import Evaluator, EvaluatorBeside
 from training import Training, multiples_crossed
 
-# What every checkpoint holds beside the training's own state; newer ones have config and digests, too.
-OLD_FORMAT: dict[str, Any] = {"machine": [], "lengths": {}, "best_mean": 0.0, "seconds": 0.0}
+# What a checkpoint holds beside the training's own state.
+FORMAT: dict[str, Any] = {"machine": [], "config": {}, "lengths": {}, "digests": {}, "best_mean": 0.0, "seconds": 0.0}
 BESIDE_ON = ("cuda",)  # where an evaluation goes on beside the training: cores wait there, on a CPU they do not
 LOG_EVERY_STEPS = 10_000  # agent steps between rows of training.csv, and the values in TensorBoard that are no game's
 SAME_VALUE = 1e-6  # of the mean, at least of 1: float32 rounds by 1e-7; on Breakout's plateau values differ by 1e-4
 
 
 def prepare(config: RunConfig) -> tuple[torch.device, Path]:
-    """Check everything that can be known before anything is made; the device and the folder of the run."""
+    """Check all that can be known before anything is made; the device, and the folder: the one named, or a new one."""
     if config.config is not None:
         raise UsageError("--config is for the command line; here, name the flags themselves")
     saved = config_of_run(type(config), config.run_dir) if config.run_dir else None
@@ -43,16 +43,16 @@ def prepare(config: RunConfig) -> tuple[torch.device, Path]:
         check_config(saved.run_dir, saved.as_json(), MAY_CHANGE)  # before an edited value is called a flag's
     config.check()
     device = choose_device(config.device)
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    new_dir = f"runs/{config.rom}-{now}-seed{config.seed}"  # with --run-dir, too: an unknown game is refused here
-    run_dir = Path(config.run_dir or new_dir)
+    rom = config.rom  # with --run-dir, too: an unknown game is refused here
+    checked_address(config.webhook)
     if saved:
         config.check_continues(saved)
     config.check_device(device)
     if not saved:
         config.check_new()
     set_up_torch(config.deterministic)
-    return device, run_dir
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return device, config.run_dir or make_new_folder(Path(f"runs/{rom}-{now}-seed{config.seed}"))
 
 
 def config_of_run(kind: type[AnyConfig], run_dir: Path) -> AnyConfig | None:
@@ -83,7 +83,8 @@ class Run:
         self.best_mean = -math.inf
         self.seconds_before = 0.0  # spent on this run by processes before this one
         self.last_saved = "nothing yet"
-        self._folder_typed = shlex.quote(f"./{folder.path}" if str(folder.path).startswith("-") else str(folder.path))
+        path = folder.path.as_posix()  # with / on Windows, too, where it means the same
+        self._folder_typed = shlex.quote(f"./{path}" if path.startswith("-") else path)
         self._command = f"python q_agent_train.py --run-dir {self._folder_typed}"
         self._began = self._checkpoint_written = time.monotonic()
         self._steps_recorded = 0
@@ -101,7 +102,7 @@ class Run:
         for part in (self._beside, self._progress, self._evaluator):
             if part:
                 part.close()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not (isinstance(error, BrokenPipeError) or is_out_of_memory(error)):
             what = f"cannot write in {self.folder.path}: {error.strerror or error}"
             raise RunError(f"{what}. Last good checkpoint: {self.last_saved}. Once mended: {self._command}") from None
 
@@ -135,13 +136,13 @@ class Run:
         state = state_of(self.training)
         if "priorities" in state:
             state["priorities"] = None  # of any size
-        expected = {**OLD_FORMAT, "training": state}
+        expected = {**FORMAT, "evaluation": None, "training": state}
         if odd := misfit(checkpoint, expected):
             raise RunError(f"{what} is not what this version reads ({odd}); use the version that wrote it")
         if fault:
             print(f"The newest checkpoint cannot be used ({fault}); going on from the one before it.")
         state = checkpoint["training"]
-        evaluation = checkpoint.get("evaluation")  # which went on beside the training
+        evaluation = checkpoint["evaluation"]  # which went on beside the training
         played_all = state["agent_steps"] >= self.config.steps or state["games_finished"] >= self.config.games
         evaluated_all = state["evaluations"] >= self.config.evaluations_until(state["agent_steps"]) and not evaluation
         if played_all and evaluated_all:
@@ -149,9 +150,7 @@ class Run:
             return False
         if not torch.isfinite(state["agent"]["online"]).all():
             raise RunError(f"{what} holds weights that are no finite numbers: its training failed")
-        if "config" not in checkpoint:
-            print(f"{what} is an older version's: nothing tells whether config.json is still its own.")
-        self.folder.check(checkpoint["lengths"], checkpoint.get("digests", {}))
+        self.folder.check(checkpoint["lengths"], checkpoint["digests"])
         if (threads := threads_of(checkpoint["machine"])) and not threads_wanted():
             torch.set_num_threads(threads)  # as many as it began with, on any machine: its bits hang on that
         if not self._play_tape(checkpoint):
@@ -182,9 +181,6 @@ class Run:
             played_true = restore(self.training, state, watch)
         if played_true is None:
             return False
-        if not played_true and "config" not in checkpoint:
-            what = f"the checkpoint in {self.folder.path} is of another run, or of another ale-py: its games differ"
-            raise UsageError(f"{what}; put this run's own back, or choose another --run-dir")
         if not played_true or checkpoint["machine"] != bits_depend_on(
             self.training.memory.device, self.config.precision
         ):

@@ -1,7 +1,9 @@
 """The folder of a run: who may write in it, what grows there, and how that is cut back to a checkpoint."""
 
 import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -15,8 +17,8 @@ from torch.utils.tensorboard import SummaryWriter
 from atari import game_key
 from machine.checkpoint import CheckpointFile
 from machine.exits import UsageError
-from machine.files import lock_folder, write_text
-from machine.tables import COLUMNS, OLDEST, append_row
+from machine.files import lock_folder, sync, write_text
+from machine.tables import COLUMNS, append_row
 
 NETWORKS = ("model.pt", "best.pt", "evaluated.pt")
 WRITTEN = ("config.json", *NETWORKS, "checkpoint.pt", "checkpoint.previous.pt", "lock", *COLUMNS)
@@ -55,8 +57,7 @@ class RunFolder:
             self._events.flush()
         lengths = {}
         for file in self._growing_files():
-            with open(file, "rb") as stream:
-                os.fsync(stream.fileno())
+            sync(file)
             lengths[file.name] = file.stat().st_size
         return lengths
 
@@ -67,9 +68,9 @@ class RunFolder:
     def check(self, lengths: dict[str, int], digests: dict[str, str]) -> None:
         """Raise `UsageError` unless every file is here, and is the one, with which a checkpoint was written.
 
-        Curves that were lost are no reason not to go on; they are said. digests: those of older versions are empty.
+        Curves that were lost are no reason not to go on; they are said.
         """
-        for name, length in (dict.fromkeys(OLDEST, 1) | lengths).items():
+        for name, length in lengths.items():
             file = self.path / name
             size = file.stat().st_size if file.is_file() else -1
             if name not in COLUMNS and size < length:
@@ -109,16 +110,19 @@ class RunFolder:
         try:
             write_text(self.path / "config.json", json.dumps(config, indent=2) + "\n")
         except OSError as error:
-            raise UsageError(f"{self.path}: {error.strerror}; make room, or choose another --run-dir") from None
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            way_out = f"{'make room' if full else 'mend that'}, or choose another --run-dir"
+            raise UsageError(f"{self.path} cannot be written: {error.strerror or error}; {way_out}") from None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for file in (*self._tables.values(), self._events, self._lock):
+        for file in (*self._tables.values(), self._events):
             with contextlib.suppress(OSError):  # a full disk has been reported; what a checkpoint needs is on the disk
                 if file:
                     file.close()
+        self._lock.__exit__(None, None, None)
         threading.excepthook = self._excepthook
 
     def _except_in_thread(self, arguments: threading.ExceptHookArgs) -> None:
@@ -127,6 +131,23 @@ class RunFolder:
 
     def _growing_files(self) -> list[Path]:
         return sorted(file for name in (*COLUMNS, EVENTS) for file in self.path.glob(name) if file.is_file())
+
+
+def make_new_folder(path: Path) -> Path:
+    """Make a folder that was not there, `path` or, where that name is taken, the first of `path`-2 and so on.
+
+    So no two runs share one, though they begin in the same second or the clock was set back. Raises `UsageError`.
+    """
+    names = itertools.chain([path.name], (f"{path.name}-{number}" for number in itertools.count(2)))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            with contextlib.suppress(FileExistsError):
+                path.with_name(name).mkdir()
+                return path.with_name(name)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be made: {error.strerror}; choose another --run-dir") from None
+    raise AssertionError("the names do not end")
 
 
 def _digest(file: Path, length: int | None = None) -> str:
@@ -176,7 +197,7 @@ def check_config(path: Path, config: dict[str, Any], may_change: tuple[str, ...]
     checkpoints = CheckpointFile(path)
     saved = checkpoints.load()[0].get("config") if checkpoints.exists() else None
     if saved is None:
-        return  # a new run, or an older version's checkpoint
+        return
     odd = [name for name in saved if name not in may_change and config.get(name) != saved[name]]
     if "game" in odd and game_key(str(config["game"])) == game_key(saved["game"]):
         odd.remove("game")

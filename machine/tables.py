@@ -18,7 +18,6 @@ TRAINING_COLUMNS = (
     *("learning_rate", "epsilon", "steps_per_second"),
 )
 COLUMNS = {"games.csv": GAME_COLUMNS, "evaluations.csv": EVALUATION_COLUMNS, "training.csv": TRAINING_COLUMNS}
-OLDEST = ("games.csv", "evaluations.csv")  # the tables of every version
 
 
 def game_row(

@@ -33,7 +33,7 @@ class Webhook:
 
     def __init__(self, address: str | None, subject: str):
         """Without `address`, that of `VARIABLE`; raises `UsageError` if it is none. `subject` begins each line."""
-        name, address = (VARIABLE, os.environ.get(VARIABLE) or None) if address is None else ("--webhook", address)
+        address = checked_address(address)
         self._subject = subject
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._all_sent = threading.Event()
@@ -41,7 +41,6 @@ class Webhook:
         self._warned = False
         self._thread: threading.Thread | None = None
         if address is not None:
-            _check(name, address)
             self._address = address
             self._opener = urllib.request.build_opener(_NoRedirects)
             self._thread = threading.Thread(target=self._send_all, name="webhook", daemon=True)
@@ -95,8 +94,11 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _check(name: str, address: str) -> None:
-    """Raise `UsageError` unless an address is one that urllib can post to."""
+def checked_address(address: str | None) -> str | None:
+    """The address to post to: the typed one, else that of `VARIABLE`, if any; raises `UsageError` if it is none."""
+    name, address = (VARIABLE, os.environ.get(VARIABLE) or None) if address is None else ("--webhook", address)
+    if address is None:
+        return None
     try:
         parts = urlsplit(address)
         host = (parts.hostname or "").encode("idna")  # raises for what no name server knows
@@ -106,6 +108,7 @@ def _check(name: str, address: str) -> None:
     if not (valid and address.isascii() and address.isprintable() and " " not in address):
         # Raised out here: in its chain stands no exception that quotes the address.
         raise UsageError(f"{name} is no https:// or http:// address (without user and password); give another")
+    return address
 
 
 def _cause(error: Exception) -> str:

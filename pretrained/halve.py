@@ -1,6 +1,5 @@
 """Write a network with weights of 16 bits, half the bytes: python -m pretrained.halve --help"""
 
-from machine.exits import exit_with  # isort: skip  # first: Ctrl-C is one line now
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 import tyro
 
 from machine.checkpoint import save_state_dict
+from machine.exits import exit_with
 from machine.files import Kind, check_output, failing_clearly
 from machine.flags import parse
 from machine.networks import load_network

@@ -1,11 +1,11 @@
 """The evaluations of a training, one after the other: in its own process, or in another one beside it."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-from contextlib import closing, suppress
-from multiprocessing.connection import Connection, Pipe
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from atari import FRAMES_PER_MINUTE, FinishedGame
@@ -14,8 +14,6 @@ from machine.networks import load_network
 from model import QNetwork
 from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, play_protocol
 from wrappers import AtariGames, rom_name
-
-ROOT = Path(__file__).parent.parent
 
 
 class Evaluator:
@@ -44,12 +42,11 @@ class EvaluatorBeside:
 
     def __init__(self, games: int, *, device: str, deterministic: bool):
         """device: as --device names it; it and `deterministic` as for the training, so that the scores are the same."""
-        self._pipe, theirs = Pipe()
-        told = [str(os.getpid()), str(theirs.fileno()), str(games), device, str(int(deterministic))]
-        command = [sys.executable, "-m", "showing.evaluator", *told]
-        # In a session of its own: Ctrl-C in a terminal is for the training.
-        quiet = {"stdin": subprocess.DEVNULL, "cwd": ROOT, "start_new_session": True}
-        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], **quiet)  # type: ignore[call-overload]
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=evaluate_all, args=(theirs, games, device, deterministic), daemon=True)
+        with interrupts_blocked():  # which the process inherits
+            self._process.start()
         theirs.close()
 
     def begin(self, state_dict: Path, seed: int) -> None:
@@ -59,7 +56,10 @@ class EvaluatorBeside:
 
     def ended(self, seconds: float) -> bool:
         """Whether there is something to take, waited for so long at most."""
-        return self._pipe.poll(seconds)
+        try:
+            return self._pipe.poll(seconds)
+        except OSError:  # on Windows, where it is gone
+            return True
 
     def take(self) -> list[FinishedGame] | str:
         """The games that were played, or why they were not."""
@@ -71,25 +71,40 @@ class EvaluatorBeside:
 
     def close(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self._process.join()
         self._pipe.close()
 
 
-def main() -> None:
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Have Ctrl-C wait until the block has ended: in a terminal it is for the training.
+
+    A process that is started in the block never hears of it; on Windows, which cannot block it, not before it begins.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # multiprocessing's helper: where it is started with a process, it unblocks all
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def evaluate_all(pipe: Connection, games: int, device: str, deterministic: bool) -> None:
     """What the process does: an evaluation for each file that it is told of, until the training is gone."""
-    training, descriptor, games, device, deterministic = sys.argv[1:]
-    with Connection(int(descriptor)) as pipe, closing(Evaluator(int(games))) as evaluator, suppress(EOFError, OSError):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    training = multiprocessing.parent_process()
+    assert training
+    with pipe, closing(Evaluator(games)) as evaluator, suppress(EOFError, OSError):
         while True:
             state_dict, seed = pipe.recv()
             try:
-                set_up_torch(bool(int(deterministic)))
+                set_up_torch(deterministic)
                 network = load_network(state_dict, choose_device(device))
-                played = evaluator.play(network, seed, lambda _: os.getppid() == int(training))
+                played = evaluator.play(network, seed, lambda _: training.is_alive())
             except Exception as error:  # of many kinds: the GPU's memory, a GPU that is for one process, the file
                 pipe.send(" ".join(f"{type(error).__name__}: {error}".split())[:300])
             else:
                 pipe.send(played)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,30 +1,30 @@
 """A film that is written whole or not at all, and a folder of what was filmed, picture by picture."""
 
 import os
-import shutil
+import re
+import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as iio
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
 from atari import FRAMES_PER_SECOND, PAPER_RULES
 from machine import files
-from machine.exits import RunError, UsageError
+from machine.exits import RunError, UsageError, is_out_of_memory
 from machine.files import check_output, failing_clearly, making_folder, replacing
 
+# What the pictures are; after it, what is made of them.
+RAW = "-y -v error -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {rate} -i - -an"
 # One palette for the whole GIF, made from the film itself.
-PALETTE = "split[all][some];[some]palettegen=stats_mode=diff[palette];[all][palette]paletteuse=dither=none"
-GIF_OUTPUT = ["-vf", PALETTE, "-f", "gif"]
-GIF = {"codec": "gif", "pixelformat": "pal8", "output_params": GIF_OUTPUT}
+GIF = "-vf split[all][some];[some]palettegen=stats_mode=diff[palette];[all][palette]paletteuse=dither=none -f gif"
 # yuv420p and an index at the file's start: what browsers want.
-MP4_OUTPUT = ["-crf", "18", "-preset", "veryfast", "-movflags", "+faststart", "-f", "mp4"]
-MP4 = {"fps": FRAMES_PER_SECOND, "codec": "libx264", "pixelformat": "yuv420p", "output_params": MP4_OUTPUT}
+MP4 = "-c:v libx264 -pix_fmt yuv420p -crf 18 -preset veryfast -movflags +faststart -f mp4"
 
 KINDS = {".mp4": files.MP4, ".gif": files.GIF}
 
@@ -36,40 +36,61 @@ class Film:
         self.path = path
         self.frames = 0
         self._temporary = temporary
-        # By the path's own extension imageio would not let ffmpeg write a temporary file, nor a GIF.
-        file = iio.imopen(temporary, "w", plugin="FFMPEG", extension=".mp4", legacy_mode=True)
-        self._writer: Any = file.legacy_get_writer(
-            quality=None,
-            macro_block_size=1,  # any even size will do
-            ffmpeg_log_level="quiet",  # what goes wrong is said by `_failed`
-            **(GIF | {"fps": gif_frames_per_second} if path.suffix == ".gif" else MP4),
-        )
+        gif = path.suffix == ".gif"
+        self._rate = gif_frames_per_second if gif else FRAMES_PER_SECOND
+        self._coding = GIF if gif else MP4
+        self._said = tempfile.TemporaryFile()
+        self._ffmpeg: subprocess.Popen[bytes] | None = None
 
     def add(self, picture: np.ndarray) -> None:
-        """Append a picture (height, width, 3) uint8; raises `RunError` when the disk is full."""
+        """Append a picture (height, width, 3) uint8; raises `RunError` when ffmpeg has failed."""
+        if not self._ffmpeg:
+            self._ffmpeg = self._start(*picture.shape[:2])
+        assert self._ffmpeg.stdin
         try:
-            self._writer.append_data(picture)
+            self._ffmpeg.stdin.write(picture.tobytes())
         except OSError:
             raise self._failed() from None
         self.frames += 1
 
-    def close(self) -> None:
-        self._writer.close()
-
-    def check(self) -> None:
-        """Raise `RunError` unless the file holds every picture."""
-        if self.frames == 0:
-            raise RunError(f"nothing was shown, so {self.path} was not written")
+    def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
+        arguments = f"{RAW.format(width=width, height=height, rate=self._rate)} {self._coding}".split()
+        # In a group of its own: Ctrl-C in a terminal is for the script.
+        windows = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+        how: Any = {"process_group": 0} if os.name == "posix" else windows
+        how |= {"stdin": subprocess.PIPE, "stderr": self._said}
         try:
-            found, _ = imageio_ffmpeg.count_frames_and_secs(str(self._temporary))
-        except RuntimeError:
-            raise self._failed() from None
-        if found != self.frames:
+            return subprocess.Popen([imageio_ffmpeg.get_ffmpeg_exe(), *arguments, self._temporary], **how)
+        except (OSError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise RunError(f"ffmpeg cannot be started: {error}; IMAGEIO_FFMPEG_EXE may name another one") from None
+
+    def end(self) -> None:
+        """Have ffmpeg complete the file; raises `RunError` unless it did."""
+        if not self._ffmpeg:
+            raise RunError(f"nothing was shown, so {self.path} was not written")
+        with suppress(OSError):  # its status says why
+            self._ffmpeg.communicate()
+        if self._ffmpeg.wait():
             raise self._failed()
 
+    def close(self) -> None:
+        """Let go of ffmpeg, whether or not the film is complete."""
+        if self._ffmpeg:
+            self._ffmpeg.kill()
+            with suppress(OSError):
+                self._ffmpeg.communicate()
+        self._said.close()
+
     def _failed(self) -> RunError:
-        free = f"{shutil.disk_usage(self.path.parent).free >> 20:,} MiB are free there"
-        return RunError(f"{self.path} could not be written whole, so nothing was: {free}; make room, or go elsewhere")
+        assert self._ffmpeg
+        status = self._ffmpeg.wait()
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").splitlines() or [""]
+        words = re.sub(r"^\[.*?] ", "", lines[-1])  # without the part of ffmpeg that says it
+        what = f"{self.path} could not be written whole, so nothing was"
+        return RunError(f"{what}: ffmpeg ended with status {status}{words and ': ' + words}")
 
 
 @contextmanager
@@ -78,13 +99,13 @@ def filming(path: Path, gif_frames_per_second: float = PAPER_RULES.steps_per_sec
     if path.suffix not in KINDS:
         raise UsageError(f"{path} is neither an .mp4 nor a .gif; films are one or the other")
     check_output(path, KINDS[path.suffix])
-    with failing_clearly(path), replacing(path, f".{os.getpid()}") as temporary:
-        film = Film(path, temporary, gif_frames_per_second)
-        try:
-            yield film
-        finally:
-            film.close()
-        film.check()
+    with (
+        failing_clearly(path),
+        replacing(path, f".{os.getpid()}") as temporary,
+        closing(Film(path, temporary, gif_frames_per_second)) as film,
+    ):
+        yield film
+        film.end()
 
 
 class Album:
@@ -112,4 +133,3 @@ def collecting(path: Path) -> Iterator[Album]:
     """An album that is the folder `path` once the block has ended well, behind `check_new_folder`."""
     with failing_clearly(path), making_folder(path) as temporary:
         yield Album(path, temporary)
-        os.sync()  # thousands of small files at once

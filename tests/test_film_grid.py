@@ -22,6 +22,7 @@ from machine.files import check_new_folder
 from machine.networks import load_network
 from model import QNetwork
 from showing.episodes import EpsilonGreedyPlayer, open_game, shots
+from showing.film import collecting
 from showing.panel import CAPTION_HEIGHT, TILE_GAP, Tile, grid_picture
 
 SCRIPT = Path(video.__file__)
@@ -199,20 +200,18 @@ def test_a_full_disk_leaves_neither_film_nor_folder(
         assert [*tmp_path.rglob("*")] == [tmp_path / "empty"]
 
 
-def test_a_folder_that_was_filled_meanwhile_is_left_alone(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("showing.episodes.FRAMES_PER_MINUTE", 4)
+def test_a_folder_that_was_filled_meanwhile_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "frames"
 
-    def fill() -> None:
-        folder.mkdir()
-        (folder / "mine").write_text("mine")
+    def collect() -> None:
+        with collecting(folder) as album:
+            album.add("screen", np.zeros((2, 2), np.uint8))
+            folder.mkdir()
+            (folder / "mine").write_text("mine")
 
-    monkeypatch.setattr("os.sync", fill)  # at the end
     with pytest.raises(RunError, match="frames cannot be written: Directory not empty"):
-        video.make_film(video.FilmConfig(model, output=tmp_path / "x.mp4", frames=folder))
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["frames", "mine", "x.mp4"]
+        collect()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["frames", "mine"]
 
 
 def test_checking_a_folder_leaves_it_as_it_was(tmp_path: Path) -> None:

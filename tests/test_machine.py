@@ -1,9 +1,11 @@
 """How scripts end, signals that are noted, and devices."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from machine.devices import bits_depend_on, choose_device, pack, threads_of, threads_wanted, unpack, usable_cores
-from machine.exits import UsageError
+from machine.devices import bits_depend_on, choose_device, pack, threads_of, threads_wanted, unpack
+from machine.exits import UsageError, exit_with
 
 
 def test_device_that_is_not_there() -> None:
@@ -40,6 +42,19 @@ def test_a_cuda_device_is_set_by_its_index(monkeypatch: pytest.MonkeyPatch, name
     assert chosen == [torch.device("cuda", index)]
     with pytest.raises(UsageError, match="--device cuda:2 is not there; this machine has 2 CUDA"):
         choose_device("cuda:2")
+
+
+def raised(error: Exception) -> Callable[[], object]:
+    """A function that raises `error`."""
+
+    def function() -> object:
+        raise error
+
+    return function
+
+
+def void(_value: object) -> None:
+    """For a lambda that returns nothing."""
 
 
 SIGNALLED = """
@@ -104,29 +119,26 @@ def main():
         print("error line", number, file=sys.stderr)
     with open(sys.argv[1], "w") as file:
         file.write(str(file.fileno()))
-exit_with(main, needs_output=sys.argv[2] == "needs")
+exit_with(main)
 """
 
 
 @pytest.mark.parametrize(
-    ("redirection", "needs", "status", "said", "went_on"),
+    ("redirection", "status", "said", "went_on"),
     [
-        ("| true", "needs", 141, "", False),
-        ("2>&1 | true", "needs", 141, "", False),
-        ("> /dev/full", "needs", 1, "error: standard output cannot be written: No space left on device", False),
-        (">&- 2>&-", "needs", 0, "", True),
-        ("2>&1 | true", "does not", 0, "", True),
-        ("> /dev/full", "does not", 0, "", True),
-        ("> /dev/full 2> /dev/full", "does not", 0, "", True),
-        (">&- 2>&- <&-", "does not", 0, "", True),
+        ("| true", 141, "", False),
+        ("2>&1 | true", 141, "", False),
+        ("> /dev/full", 1, "error: [Errno 28] No space left on device", False),
+        ("> /dev/full 2> /dev/full", 1, "", False),
+        (">&- 2>&-", 0, "", True),
     ],
 )
-def test_output_that_is_closed_or_broken_ends_a_script_that_needs_it_and_no_other(
-    tmp_path: Path, redirection: str, needs: str, status: int, said: str, went_on: bool
+def test_output_that_nobody_reads_or_that_cannot_be_written_ends_a_script_in_a_line_at_most(
+    tmp_path: Path, redirection: str, status: int, said: str, went_on: bool
 ) -> None:
     (tmp_path / "script.py").write_text(PRINTING)
     quiet = redirection if "2>" in redirection else f"2> {tmp_path}/errors {redirection}"
-    line = f"{sys.executable} {tmp_path}/script.py {tmp_path}/end '{needs}' {quiet}; exit ${{PIPESTATUS[0]}}"
+    line = f"{sys.executable} {tmp_path}/script.py {tmp_path}/end {quiet}; exit ${{PIPESTATUS[0]}}"
     command = ["bash", "-c", line.replace("| true", "| (exec <&-; sleep 0.3)")]
     result = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
@@ -149,27 +161,34 @@ def test_messages_stand_in_a_redirected_output_at_once() -> None:
     assert result.stdout == "said\n"
 
 
-SCRIPTS = ("q_agent_train.py", "evaluate.py", "play.py", "trained_model_video_generation.py", "figures.py")
-# Ctrl-C comes with the import of NumPy, the first of the slow ones in every script.
-INTERRUPTED = """
-import os, runpy, signal, sys
-class Interrupt:
-    def find_spec(self, name, path=None, target=None):
-        if name == "numpy":
-            os.kill(os.getpid(), signal.SIGINT)
-sys.meta_path.insert(0, Interrupt())
-sys.path.insert(0, ".")
-sys.argv = [sys.argv[1], "--help"]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+@pytest.mark.parametrize(
+    ("allocate", "said"),
+    [
+        (lambda: torch.empty(10**15, dtype=torch.uint8), "DefaultCPUAllocator: can't allocate memory: you tried"),
+        (lambda: np.empty(10**15, np.uint8), "Unable to allocate 909. TiB"),
+        (lambda: bytearray(2**62), "out of memory: MemoryError;"),
+        (
+            raised(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")),
+            "CUDA out of memory. Tried",
+        ),
+        (raised(OSError(errno.ENOMEM, "Cannot allocate memory")), "Cannot allocate memory"),  # of fork and mmap
+    ],
+)
+def test_memory_that_runs_out_is_one_line_with_what_to_reduce(
+    allocate: Callable[[], object], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        exit_with(lambda: void(allocate()), smaller="--replay-size")
+    assert end.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory: ")
+    assert said in line
+    assert line.endswith("; choose a smaller --replay-size, or free some memory")
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_ctrl_c_while_a_script_still_loads_is_one_line(script: str) -> None:
-    command = [sys.executable, "-c", INTERRUPTED, script]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 130
-    assert (result.stdout, result.stderr) == ("", "\nStopped.\n")
+def test_another_error_of_torch_keeps_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        exit_with(lambda: void(torch.zeros(2, 3) @ torch.zeros(2, 3)))
 
 
 def test_packed_arrays_come_out_as_they_went_in_each_where_its_type_may_begin() -> None:
@@ -194,14 +213,7 @@ def test_packed_arrays_come_out_as_they_went_in_each_where_its_type_may_begin() 
     assert all(tensor.storage_offset() * tensor.itemsize % 8 == 0 for tensor in unpacked.values())
 
 
-def test_threads_follow_the_cores_that_the_process_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    share = tmp_path / "cpu.max"
-    monkeypatch.setattr("machine.devices.CPU_SHARE", share)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 5, 6}, raising=False)
-    for text, cores in ((None, 4), ("max 100000", 4), ("250000 100000", 3), ("50000 100000", 1), ("900000 100000", 4)):
-        if text:
-            share.write_text(f"{text}\n")
-        assert usable_cores() == cores
+def test_threads_follow_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert threads_wanted() == 7
     monkeypatch.setenv("OMP_NUM_THREADS", "")
@@ -210,11 +222,28 @@ def test_threads_follow_the_cores_that_the_process_may_use(tmp_path: Path, monke
     assert threads_of([]) == threads_of(["cpu", 2, "2.13.0"]) == 0
 
 
+# What is set when a script has torch loaded, which reads it then.
+LOADING = """
+import os, runpy, sys
+class Look:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"))
+            os._exit(0)
+sys.meta_path.insert(0, Look())
+sys.path.insert(0, ".")
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("script", ["q_agent_train.py", "benchmark.py"])
 @pytest.mark.parametrize(
     ("typed", "expected"), [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
 )
-def test_waiting_threads_let_others_work_from_before_torch_is_loaded(typed: dict[str, str], expected: str) -> None:
-    code = "import machine.exits, os, sys; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+def test_waiting_threads_let_others_work_from_before_torch_is_loaded(
+    script: str, typed: dict[str, str], expected: str
+) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", *typed)} | typed
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert result.stdout.split() == [expected, "False"], result.stderr
+    command = [sys.executable, "-u", "-c", LOADING, script]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.stdout.split() == [expected], result.stderr

@@ -105,6 +105,15 @@ def test_screenshots_and_quitting(model: Path, tmp_path: Path) -> None:
     assert (picture[-55:, -12:] == picture[-1, -1]).all()
 
 
+def test_a_screenshot_takes_no_name_that_is_taken(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "breakout-001.png").write_text("mine")
+    (tmp_path / "breakout-002.png").symlink_to("a place that is not there now")
+    run_session(play.PlayConfig(model), [(3, "s"), (4, "q")])
+    assert (tmp_path / "breakout-001.png").read_text() == "mine"
+    assert (tmp_path / "breakout-002.png").is_symlink()
+    assert Image.open("breakout-003.png").size[1] == 630
+
+
 def test_pause_and_single_steps(model: Path, tmp_path: Path) -> None:
     film = tmp_path / "film.mp4"
     script = [(40, "p"), (60, "n"), (80, "n"), (100, "q")]

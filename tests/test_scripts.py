@@ -1,13 +1,17 @@
 """The training script as a user runs it: on the real Breakout, with every kind of bad input, and from a notebook."""
 
 import csv
+import datetime
+import errno
 import json
 import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from machine.checkpoint import save_state_dict
 from machine.exits import RunError, UsageError
 from machine.networks import load_network
+from machine.run_folder import make_new_folder
 from q_agent_train import Config, main, train
 
 SIZES = ("--replay-size", "1600", "--replay-start-size", "320", "--minibatch-size", "4", "--evaluate-every", "0")
@@ -111,6 +116,7 @@ def test_a_state_dict_is_saved_after_every_so_many_games(
         (("--checkpoint-minutes", "inf"), "--checkpoint-minutes inf"),
         (("--games", "0"), "--games 0"),
         (("--device", "abacus"), "--device abacus is not there"),
+        (("--webhook", "nowhere", *SIZES), "--webhook is no https"),
         (("--run-dir", "/proc/run", *SIZES), "cannot be written"),
         (("--run-dir", "long" * 100, *SIZES), "cannot be written: File name too long"),
     ],
@@ -186,6 +192,46 @@ def test_a_disk_that_is_full_at_the_start_or_later_is_one_clear_line(tmp_path: P
         assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_run_that_nobody_named_never_takes_over_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As begun in the same second, or after the clock was set back; with other constants, and with the same."""
+    monkeypatch.chdir(tmp_path)
+    held = SimpleNamespace(now=lambda: datetime.datetime(2026, 11, 1, 2, 30))
+    monkeypatch.setattr("q_agent_train.datetime", SimpleNamespace(datetime=held, timedelta=datetime.timedelta))
+    small = replace(SMALL, steps=300, evaluate_every=0)
+    first, name = train(small), "road_runner-20261101-023000-seed0"
+    begun = {path: path.read_bytes() for path in first.iterdir() if path.is_file()}
+    others = [train(replace(small, steps=400, learning_rate=0.01)), train(small)]
+    assert [str(path) for path in (first, *others)] == [f"runs/{name}", f"runs/{name}-2", f"runs/{name}-3"]
+    assert {path: path.read_bytes() for path in begun} == begun
+    assert [json.loads((path / "config.json").read_text())["steps"] for path in others] == [400, 300]
+    assert train(replace(small, steps=340, run_dir=others[0].parent / f"{name}-3")) == others[1]  # by its name
+
+
+def test_a_new_folder_is_claimed_by_one_alone(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = [*pool.map(lambda _: make_new_folder(tmp_path / "runs" / "a"), range(40))]
+    assert {path.name for path in made} == {"a", *(f"a-{number}" for number in range(2, 41))}
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file" / "a", tmp_path / ("long" * 100)):
+        with pytest.raises(UsageError, match="cannot be made"):
+            make_new_folder(path)
+
+
+@pytest.mark.parametrize(
+    ("number", "room"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EROFS, False), (errno.EIO, False)]
+)
+def test_a_disk_is_called_full_only_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, room: bool
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("machine.run_folder.write_text", fail)
+    with pytest.raises(UsageError, match=os.strerror(number)) as refusal:
+        train(replace(SMALL, run_dir=tmp_path / "run"))
+    assert ("make room" in str(refusal.value)) == room
 
 
 def test_train_can_be_called_again_and_again_from_a_notebook(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from conftest import refused, run_script, save_network, start_script
 
 import trained_model_video_generation as video
-from machine.exits import RunError, StopSignal
+from machine.exits import StopSignal
 from machine.networks import load_network
 from showing.episodes import EpsilonGreedyPlayer, Shot
 from showing.film import filming
@@ -377,15 +377,35 @@ def test_full_disk_leaves_the_old_film_alone(model: Path, tmp_path: Path) -> Non
     assert old.read_bytes() == b"....ftyp, an older film"
 
 
-def test_film_with_a_frame_missing_is_no_film(tmp_path: Path) -> None:
-    block = filming(tmp_path / "x.mp4")
-    film = block.__enter__()
-    for _ in range(5):
-        film.add(np.zeros((210, 160, 3), np.uint8))
-    film.frames += 1
-    with pytest.raises(RunError, match="could not be written whole"):
-        block.__exit__(None, None, None)
-    assert os.listdir(tmp_path) == []
+@pytest.mark.parametrize(
+    ("ffmpeg", "said"),
+    [
+        (None, "error: ffmpeg cannot be started: [Errno 2] No such file or directory: '{exe}'; IMAGEIO_FFMPEG_EXE may"),
+        ("exit 3", "x.mp4 could not be written whole, so nothing was: ffmpeg ended with status 3"),
+        (
+            "echo \"[vost#0:0 @ 0x5] Unknown encoder 'libx264'\" >&2; exit 8",
+            "x.mp4 could not be written whole, so nothing was: ffmpeg ended with status 8: Unknown encoder 'libx264'",
+        ),
+        (  # it takes all pictures, and fails behind them
+            "cat > /dev/null; echo 'Error writing trailer: Permission denied' >&2; exit 1",
+            "x.mp4 could not be written whole, so nothing was: ffmpeg ended with status 1: Error writing trailer",
+        ),
+    ],
+)
+def test_what_ffmpeg_fails_at_is_said_and_no_film_is_left(
+    model: Path, tmp_path: Path, ffmpeg: str | None, said: str
+) -> None:
+    exe = tmp_path / "ffmpeg"
+    if ffmpeg:
+        exe.write_text(f"#!/bin/sh\n{ffmpeg}\n")
+        exe.chmod(0o755)
+    flags = ("--state-dict", str(model), "--epsilon", "1", "--seed", "16", "--plain", "--output", "x.mp4")
+    result = run_script(SCRIPT.name, *flags, cwd=tmp_path, IMAGEIO_FFMPEG_EXE=str(exe))
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert said.format(exe=exe) in line
+    assert not list(tmp_path.glob("*.mp4"))
 
 
 def test_closing_the_window_stops_the_film(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ def run_here(command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     capfd.readouterr()
     status = 0
     try:
-        exit_with(SCRIPTS[script], needs_output=script != TRAIN)
+        exit_with(SCRIPTS[script])
     except SystemExit as end:
         status = int(end.code or 0)
     output = capfd.readouterr()
