@@ -101,7 +101,7 @@ class Scores(Command):
     def load(self) -> str:
         self._bars, left_out = read_bars(self.table)
         if left_out:
-            print(f"left out, not among the paper's 49 games: {', '.join(left_out)}")
+            print(f"left out: {', '.join(left_out)}")
         return "scores"
 
     def draw(self) -> Figure:

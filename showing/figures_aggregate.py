@@ -21,7 +21,17 @@ from atari import PaperScores, games_named, paper_scores, paper_table
 from machine.exits import UsageError
 from machine.tables import number_in, read_rows
 from showing.episodes import GAMES
-from showing.figures_tables import BLUE, GREY, ORANGE, VERMILLION, drawable, networks_of, preferred, read_run
+from showing.figures_tables import (
+    BLUE,
+    GREY,
+    ORANGE,
+    VERMILLION,
+    drawable,
+    networks_of,
+    preferred,
+    read_run,
+    why_left_out,
+)
 
 RESAMPLES = 2_000  # of each stratified bootstrap
 COLORS = (BLUE, VERMILLION, ORANGE, "#009E73", "#CC79A7", "#56B4E9", GREY)
@@ -99,10 +109,11 @@ def _missing(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
 
 def _setting(name: str, folder: Path, rows: list[dict[str, Any]]) -> tuple[Scored, list[str]]:
     """One setting, of as many runs as games that all have the same seeds can hold."""
-    runs = {(game_of(row["game"]), row["seed"]): row for row in rows if paper_scores(row["game"])}
+    runs = {(game_of(row["game"]), row["seed"]): row for row in rows if not why_left_out(row)}
+    apart = [f"{row['game']} seed {row['seed']} ({why})" for row in rows if (why := why_left_out(row))]
     there = [paper for paper in paper_table().values() if any(game == paper.game for game, _ in runs)]
     if not there:
-        raise UsageError(f"{name}: no score of any of the paper's 49 games, by whose scores others are normalised")
+        raise UsageError(f"{name}: no score that compares with the paper's: {', '.join(apart)}")
     numbers = Counter(seed for _, seed in runs)
     common = sorted(numbers, key=lambda seed: (-numbers[seed], seed))
     choices = [sorted(common[:most]) for most in range(1, len(common) + 1)]
@@ -111,10 +122,11 @@ def _setting(name: str, folder: Path, rows: list[dict[str, Any]]) -> tuple[Score
     seeds, games = choices[best], complete[best]
     names = {paper.game for paper in games}
     left_out = [f"{game} seed {seed}" for game, seed in runs if seed not in seeds or game not in names]
-    left_out += sorted({row["game"] for row in rows if paper_scores(row["game"]) is None})
     notes = [f"{name}: {len(games)} of the paper's 49 games x {len(seeds)} seeds"]
     if left_out:
-        notes.append(f"{name}: left out, without all of these seeds or not in the paper: {', '.join(left_out)}")
+        notes.append(f"{name}: left out, without all of these seeds: {', '.join(left_out)}")
+    if apart:
+        notes.append(f"{name}: left out, not compared with the paper's scores: {', '.join(apart)}")
     raw = np.array([[runs[paper.game, seed]["mean"] for paper in games] for seed in seeds])
     scores = np.array([[paper.normalised(value) / 100 for paper, value in zip(games, row, strict=True)] for row in raw])
     means = dict(zip((paper.game for paper in games), raw.mean(axis=0).tolist(), strict=True))
