@@ -52,7 +52,7 @@ class RunCurves:
 
 
 def read_run(path: Path) -> RunCurves:
-    """The run in a folder; raises `UsageError` when it is none or has no finished game."""
+    """The run in a folder; raises `UsageError` when it is none, or has neither a finished game nor an evaluation."""
     if not os.path.isdir(path):
         raise UsageError(f"{path} is not a folder; name the folder of a run, such as runs/...")
     try:
@@ -63,17 +63,22 @@ def read_run(path: Path) -> RunCurves:
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path} is not the folder of a run: it has no sound config.json") from None
     games = _read_numbers(path / "games.csv", "agent_step", "score", "length_steps")
-    if not len(games):
+    evaluations = read_evaluations(path)
+    if not len(games) and not len(evaluations):
         raise UsageError(f"{path} has no finished game yet; wait for the first")
-    file = path / "evaluations.csv"
-    columns = ("agent_step", "mean", "standard_deviation", "mean_max_q")
-    evaluations = _read_numbers(file, *columns) if file.exists() else np.zeros((0, 4))
     steps, means, spreads, q_values = evaluations.T
     training = _read_training(path / "training.csv")
     action_values = training.get("mean_q_held_out", _known(steps, q_values))
     ended, scores, lengths = games.T
     played = Curve(ended, scores), Curve(ended, lengths), Curve(steps, means)
     return RunCurves(game, frames_per_step, *played, spreads, action_values, training)
+
+
+def read_evaluations(path: Path) -> np.ndarray:
+    """Agent step, mean, standard deviation and mean max Q of a run's evaluations, (count, 4); none without a table."""
+    file = path / "evaluations.csv"
+    columns = ("agent_step", "mean", "standard_deviation", "mean_max_q")
+    return _read_numbers(file, *columns) if file.exists() else np.zeros((0, len(columns)))
 
 
 def _read_training(path: Path) -> dict[str, Curve]:
@@ -125,13 +130,13 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 def score_curve(games: Curve) -> Curve:
     """The running mean of 100 games; where several games ended at one agent step, after the last of them."""
-    last = np.append(np.diff(games.steps) > 0, True)
+    last = np.append(np.diff(games.steps) > 0, True)[: len(games.steps)]
     return Curve(games.steps[last], running_mean(games.values, RUNNING_MEAN_GAMES)[last])
 
 
 def running_mean_name(runs: list[RunCurves]) -> str:
     """What `score_curve` is called: a mean of 100 games only where every run has as many."""
-    numbers = {min(len(run.games.steps), RUNNING_MEAN_GAMES) for run in runs}
+    numbers = {min(len(run.games.steps), RUNNING_MEAN_GAMES) for run in runs if len(run.games.steps)} or {0}
     if numbers == {RUNNING_MEAN_GAMES}:
         return f"mean of {RUNNING_MEAN_GAMES} games"
     return f"mean of the games so far ({' to '.join(map(str, sorted({min(numbers), max(numbers)})))})"
@@ -229,8 +234,8 @@ def _draw_log(panels: np.ndarray, runs: list[RunCurves]) -> None:
 
 
 def _draw_scores_of_run(panel: Axes, run: RunCurves) -> None:
-    # As pixels, in the SVG too: a run has tens of thousands of games.
-    panel.plot(*run.games, ".", color=GREY, markersize=3, alpha=0.3, rasterized=True, label="one game")
+    if len(run.games.steps):  # as pixels, in the SVG too: a run has tens of thousands of them
+        panel.plot(*run.games, ".", color=GREY, markersize=3, alpha=0.3, rasterized=True, label="one game")
     _draw_across(panel, [score_curve(run.games)], BLUE, running_mean_name([run]))
     if len(run.evaluations.steps):
         label = "evaluation, mean \N{PLUS-MINUS SIGN} standard deviation"

@@ -196,6 +196,14 @@ def test_a_run_without_evaluations_has_its_scores_alone(tmp_path: Path) -> None:
     assert set(lines_of(figure, 0)) == {"one game", "mean of the games so far (2)"}
 
 
+def test_a_run_without_a_finished_game_has_its_evaluations_alone(tmp_path: Path) -> None:
+    runs = [read_run(make_run(tmp_path / "none", [])), read_run(make_run(tmp_path / "three", [1.0, 2.0, 3.0]))]
+    labels = draw_curves(runs[:1]).axes[0].get_legend_handles_labels()[1]
+    assert labels == ["evaluation, mean \N{PLUS-MINUS SIGN} standard deviation"]
+    names = lines_of(draw_curves(runs), 0)
+    assert set(names) >= {"mean of the games so far (3) (1 of 2 runs)", "evaluation"}
+
+
 def test_an_evaluation_before_learning_has_no_action_value(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [1.0])
     (run / "evaluations.csv").write_text(EVALUATIONS_HEADER + "500,1.0,1.0,0,2,\n1000,2.0,1.0,0,4,0.5\n")
@@ -333,7 +341,7 @@ def test_bad_runs_are_one_clear_line(tmp_path: Path, error: Callable[..., str]) 
     assert "one or more run folders" in error("curves")
     (tmp_path / "empty").mkdir()
     assert "config.json" in error("empty")
-    unfinished = make_run(tmp_path / "unfinished", [])
+    unfinished = make_run(tmp_path / "unfinished", [], evaluations=False)
     assert "no finished game yet" in error(unfinished)
     (unfinished / "games.csv").write_text("")
     assert "no finished game yet" in error(unfinished)
