@@ -104,17 +104,31 @@ class PaperScores:
         return 100 * (score - self.random) / (self.human_of(minutes) - self.random)
 
 
+# Names that people and the paper's tables have for a game, where ALE's differs in more than case, spaces and marks.
+OTHER_NAMES = {
+    "3dtictactoe": "tictactoe3d",
+    "jamesbond007": "jamesbond",
+    "koolaidman": "koolaid",
+    "kungfu": "kungfumaster",
+    "montezumasrevenge": "montezumarevenge",
+    "pitfallii": "pitfall2",
+    "robottank": "robotank",
+    "updown": "upndown",
+    "upanddown": "upndown",
+}
+
+
 def game_key(game: str) -> str:
     """What is common to all names of a game: ms_pacman, Ms. Pac-Man, ALE/MsPacman-v5 and MsPacmanNoFrameskip-v4."""
-    bare = re.sub(
-        r"^ALE/|[\s_-]*(NoFrameskip|Deterministic)?([\s_-]*v\d+)?$|'s\b", "", game.strip(), flags=re.IGNORECASE
-    )
-    return re.sub(r"[^0-9a-z]", "", bare.lower())
+    suffix = r"[\s_-]*(NoFrameskip|Deterministic)?([\s_-]*v\d+)?$"
+    bare = re.sub(rf"^ALE/|{suffix}", "", game.strip(), flags=re.IGNORECASE)
+    key = re.sub(r"[^0-9a-z]", "", bare.lower())
+    return OTHER_NAMES.get(key, key)
 
 
 def display_name(rom: str) -> str:
     """The name people know a ROM by, as in the paper's tables: ms_pacman is MsPacman."""
-    return "".join(word.capitalize() for word in rom.split("_"))
+    return "".join(word.title() for word in rom.split("_"))
 
 
 def _scores_in(path: Path) -> dict[str, list[float]]:
