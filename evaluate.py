@@ -24,7 +24,14 @@ from machine.files import Kind, check_output, write_csv, writing_output
 from machine.flags import Bounds, Probability, check_bounds, parse
 from model import QNetwork, load_network
 from showing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, RandomPlayer, check_actions, play_protocol
-from wrappers import MAX_FRAMES_PER_GAME, AtariGames, action_names, rom_name
+from wrappers import (
+    LAST_LIVE_FRAME,
+    MAX_FRAMES_PER_GAME,
+    STOPPING_GAMES,
+    AtariGames,
+    action_names,
+    rom_name,
+)
 
 MAX_GAMES = 1_000  # emulators side by side
 BOOTSTRAP_RESAMPLES = 10_000
@@ -33,7 +40,7 @@ PAPER = ("dqn_nature", "human", "random")
 PAPER_2013 = ("dqn_nips2013", "human_nips2013", "random_nips2013")
 OLDEST = ("state_dict", "game", "games", *STATISTICS, "interval_low", "interval_high", *PAPER, "normalised")
 MEANS = ("mean_first_life", "mean_length_steps", "mean_length_seconds")
-COLUMNS = (*OLDEST, "cut", *MEANS, *PAPER_2013, "minutes", "other_condition")
+COLUMNS = (*OLDEST, "cut", *MEANS, *PAPER_2013, "minutes", "other_condition", "stopped")
 NUMBERS = ("mean", "sd", "min", "median", "max", "95% interval", "first life", "seconds")
 HEADER = ("game", "games", *NUMBERS, "DQN", "DQN 2013", "human", "random", "normalised", "cut")
 TABLE = Kind("a table of evaluate.py", ",".join(OLDEST).encode())  # with it begin those of every version
@@ -167,6 +174,9 @@ def evaluate(entrant: Entrant, config: EvaluationConfig) -> dict[str, Any]:
     values: dict[str, Any] = {"state_dict": entrant.name, "game": entrant.game, "games": config.games}
     statistics = (scores.mean(), scores.std(), scores.min(), np.median(scores), scores.max())
     values |= dict(zip(STATISTICS, statistics, strict=True)) | {"cut": sum(game.cut for game in played)}
+    frames = [game.length_steps * entrant.rules.frames_per_step for game in played]
+    stops = rom_name(entrant.game) in STOPPING_GAMES
+    values["stopped"] = sum(stops and length > LAST_LIVE_FRAME for length in frames)
     values["interval_low"], values["interval_high"] = bootstrap_interval(scores)
     first_life, length_steps = np.mean([(game.first_life_score, game.length_steps) for game in played], axis=0)
     means = first_life, length_steps, length_steps / entrant.rules.steps_per_second
@@ -215,6 +225,9 @@ def main() -> None:
     print(table(rows))
     if any(row["cut"] for row in rows):
         print(f"cut: games that were still going on at {config.minutes:g} minutes; they count with the score so far")
+    if stopped := [f"{row['stopped']} of {row['game']}" for row in rows if row["stopped"]]:
+        where = f"frame {LAST_LIVE_FRAME:,}, where the game can stop responding (docs/differences.md)"
+        print(f"stopped: games that went beyond {where}: {', '.join(stopped)}")
     if any(row["other_condition"] for row in rows):
         same = f"epsilon {EPSILON}, {MINUTES} minutes (or {LONG_MINUTES}, for the human alone), its frames and actions"
         print(f"normalised: only where the games were played as the paper's were: {same}")

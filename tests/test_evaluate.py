@@ -279,6 +279,37 @@ def test_a_score_is_compared_with_references_of_its_own_condition_alone(
     assert [note.split(":")[0] for note in more] == (["normalised"] if said or "30" in flags else [])
 
 
+@pytest.mark.parametrize(
+    ("game", "rules", "length_steps", "stopped"),
+    [
+        ("breakout", PAPER_RULES, 16_384, 0),
+        ("breakout", PAPER_RULES, 16_385, 1),
+        ("breakout", Rules(frames_per_step=8), 8_193, 1),
+        ("video_pinball", PAPER_RULES, 27_000, 1),
+        ("beam_rider", PAPER_RULES, 27_000, 0),
+    ],
+)
+def test_games_that_went_on_after_they_stopped_responding_are_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    game: str,
+    rules: Rules,
+    length_steps: int,
+    stopped: int,
+) -> None:
+    network = QNetwork(game, {"breakout": 4}.get(game, 9), rules=rules)
+    save_state_dict(network.state_dict(), tmp_path / "net.pt")
+    played = [FinishedGame(0, 1.0, length_steps, 1.0), FinishedGame(1, 1.0, 1_000, 1.0)]
+    monkeypatch.setattr("evaluate.play", lambda *_: played)
+    (row,) = evaluated(
+        monkeypatch, tmp_path, "--state-dict", str(tmp_path / "net.pt"), "--games", "2", "--minutes", "30"
+    )
+    assert row["stopped"] == str(stopped)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stopped: ")]
+    assert [line.endswith(f": 1 of {game}") for line in lines] == [True] * stopped
+
+
 def test_a_network_is_evaluated_by_the_rules_that_it_learned_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
