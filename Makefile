@@ -15,17 +15,22 @@ test-cluster: .venv/cluster
 	.venv/bin/python -m pytest tests/ -m cluster
 
 lint: .venv/installed
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy .
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m mypy .
 
+# .venv/installed is there while the environment is whole: each rule removes it first and makes it again at its end.
+# Without it an environment is what an unfinished build left, perhaps of another Python, and is built anew.
 .venv/installed: requirements.txt
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install -q -r requirements.txt
+	@test -e $@ || $(PYTHON) -c "import machine"  # its one line says which Python is needed
+	test -e $@ || $(PYTHON) -m venv --clear .venv
+	rm -f $@
+	.venv/bin/python -m pip install -q -r requirements.txt
 	touch $@
 
 .venv/cluster: .venv/installed requirements-cluster.txt
-	.venv/bin/pip install -q -r requirements-cluster.txt
-	touch $@
+	rm .venv/installed
+	.venv/bin/python -m pip install -q -r requirements-cluster.txt
+	touch .venv/installed $@
 
 .PHONY: setup train test test-cluster lint

@@ -40,6 +40,8 @@ class Rules:
 
 
 PAPER_RULES = Rules()
+PAPER_MINUTES = 5  # the limit of each game in the paper's evaluation ...
+LONG_MINUTES = 30  # ... and in later work, where the human has other scores
 PAPER49 = "paper49"  # stands for all games of the paper
 
 
@@ -81,7 +83,7 @@ class PaperScores:
     random: float
     best_linear: float
     sarsa_contingency: float
-    human: float  # the tester under the paper's own 5-minute condition: the one that normalises
+    human: float  # under the paper's own limit of 5 minutes: the one that normalises
     dqn_nature: float
     dqn_nature_std: float
     human_30min: float
@@ -90,22 +92,43 @@ class PaperScores:
     human_nips2013: float | None = None
     dqn_nips2013: float | None = None
 
-    def normalised(self, score: float) -> float:
-        """The score in percent, random play at 0 and the human tester at 100 (paper, Fig. 3)."""
-        return 100 * (score - self.random) / (self.human - self.random)
+    def human_of(self, minutes: float) -> float:
+        """The human's score in games of at most so many minutes, `LONG_MINUTES` or the paper's 5."""
+        return self.human_30min if minutes == LONG_MINUTES else self.human
+
+    def normalised(self, score: float, minutes: float = PAPER_MINUTES) -> float:
+        """The score in percent, the random agent at 0 and the human of the same limit at 100 (paper, Fig. 3).
+
+        The random agent's score is that of 5 minutes for both limits, as in later work: its games rarely last longer.
+        """
+        return 100 * (score - self.random) / (self.human_of(minutes) - self.random)
+
+
+# Names that people and the paper's tables have for a game, where ALE's differs in more than case, spaces and marks.
+OTHER_NAMES = {
+    "3dtictactoe": "tictactoe3d",
+    "jamesbond007": "jamesbond",
+    "koolaidman": "koolaid",
+    "kungfu": "kungfumaster",
+    "montezumasrevenge": "montezumarevenge",
+    "pitfallii": "pitfall2",
+    "robottank": "robotank",
+    "updown": "upndown",
+    "upanddown": "upndown",
+}
 
 
 def game_key(game: str) -> str:
     """What is common to all names of a game: ms_pacman, Ms. Pac-Man, ALE/MsPacman-v5 and MsPacmanNoFrameskip-v4."""
-    bare = re.sub(
-        r"^ALE/|[\s_-]*(NoFrameskip|Deterministic)?([\s_-]*v\d+)?$|'s\b", "", game.strip(), flags=re.IGNORECASE
-    )
-    return re.sub(r"[^0-9a-z]", "", bare.lower())
+    suffix = r"[\s_-]*(NoFrameskip|Deterministic)?([\s_-]*v\d+)?$"
+    bare = re.sub(rf"^ALE/|{suffix}", "", game.strip(), flags=re.IGNORECASE)
+    key = re.sub(r"[^0-9a-z]", "", bare.lower())
+    return OTHER_NAMES.get(key, key)
 
 
 def display_name(rom: str) -> str:
     """The name people know a ROM by, as in the paper's tables: ms_pacman is MsPacman."""
-    return "".join(word.capitalize() for word in rom.split("_"))
+    return "".join(word.title() for word in rom.split("_"))
 
 
 def _scores_in(path: Path) -> dict[str, list[float]]:

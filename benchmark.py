@@ -1,6 +1,6 @@
 """Speed, side by side: python benchmark.py, and behind that parts, scaling, inference, relatives or learning"""
 
-from machine.exits import exit_with  # isort: skip  # before torch
+from machine.exits import exit_with  # isort: skip  # first: machine/ says which Python is needed
 import importlib.util
 import json
 import os

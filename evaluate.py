@@ -1,5 +1,6 @@
 """Score trained networks by the paper's evaluation protocol: python evaluate.py --help"""
 
+from machine.exits import UsageError, exit_with  # isort: skip  # first: machine/ says which Python is needed
 import json
 import os
 from contextlib import closing
@@ -10,14 +11,28 @@ from typing import Annotated, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from atari import FRAMES_PER_MINUTE, MAX_EMULATOR_SEED, PAPER_RULES, FinishedGame, Rules, paper_scores
-from machine.exits import UsageError, exit_with
+from atari import (
+    FRAMES_PER_MINUTE,
+    LONG_MINUTES,
+    MAX_EMULATOR_SEED,
+    PAPER_RULES,
+    FinishedGame,
+    Rules,
+    paper_scores,
+)
 from machine.files import Kind, check_output, write_csv, writing_output
 from machine.flags import Bounds, Probability, check_bounds, parse
 from machine.networks import load_network
 from model import QNetwork
 from showing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, RandomPlayer, check_actions, play_protocol
-from wrappers import MAX_FRAMES_PER_GAME, AtariGames, rom_name
+from wrappers import (
+    LAST_LIVE_FRAME,
+    MAX_FRAMES_PER_GAME,
+    STOPPING_GAMES,
+    AtariGames,
+    action_names,
+    rom_name,
+)
 
 MAX_GAMES = 1_000  # emulators side by side
 BOOTSTRAP_RESAMPLES = 10_000
@@ -26,7 +41,7 @@ PAPER = ("dqn_nature", "human", "random")
 PAPER_2013 = ("dqn_nips2013", "human_nips2013", "random_nips2013")
 OLDEST = ("state_dict", "game", "games", *STATISTICS, "interval_low", "interval_high", *PAPER, "normalised")
 MEANS = ("mean_first_life", "mean_length_steps", "mean_length_seconds")
-COLUMNS = (*OLDEST, "cut", *MEANS, *PAPER_2013)
+COLUMNS = (*OLDEST, "cut", *MEANS, *PAPER_2013, "minutes", "other_condition", "stopped")
 NUMBERS = ("mean", "sd", "min", "median", "max", "95% interval", "first life", "seconds")
 HEADER = ("game", "games", *NUMBERS, "DQN", "DQN 2013", "human", "random", "normalised", "cut")
 TABLE = Kind("a table of evaluate.py", ",".join(OLDEST).encode())  # with it begin those of every version
@@ -50,7 +65,9 @@ class EvaluationConfig:
     """Play the paper's evaluation protocol with saved networks, or at random, and compare with the paper's scores.
 
     In the table, first life is the mean score up to the first lost life, which some projects report as the score;
-    seconds is the mean length of a game at 60 frames per second; DQN 2013 is the DQN of Mnih et al. 2013.
+    seconds is the mean length of a game at 60 frames per second; DQN 2013 is the DQN of Mnih et al. 2013. A
+    score is normalised only where the games were played as the paper's were; else the table says in what they differ.
+    With 30 minutes the human's score is that of later work, under this limit.
     """
 
     state_dict: tuple[Path, ...] = ()
@@ -108,6 +125,18 @@ class Entrant:
         """How the game is played: as the network's file says, else as in the paper."""
         return self.network.rules if self.network else PAPER_RULES
 
+    def other_condition(self, config: EvaluationConfig) -> str:
+        """In what the games are not those of the scores they would be compared with, in words; empty where they are."""
+        rules, usual, known = self.rules, PAPER_RULES, action_names(rom_name(self.game))
+        differing = {
+            f"epsilon {config.epsilon:g}": config.epsilon != EPSILON,
+            f"{config.minutes:g} minutes": config.minutes not in (MINUTES, LONG_MINUTES),
+            f"{rules.frames_per_step} frames per step": rules.frames_per_step != usual.frames_per_step,
+            f"sticky actions {rules.sticky_actions:g}": rules.sticky_actions != usual.sticky_actions,
+            f"{len(rules.actions)} actions": bool(rules.actions) and {*rules.actions} != {*known},
+        }
+        return ", ".join(what for what, differs in differing.items() if differs)
+
     def player(self, num_actions: int, config: EvaluationConfig) -> EpsilonGreedyPlayer | RandomPlayer:
         """What chooses among the actions, with random numbers of its own from the seed."""
         if self.network:
@@ -140,31 +169,37 @@ def play(entrant: Entrant, config: EvaluationConfig) -> list[FinishedGame]:
 
 
 def evaluate(entrant: Entrant, config: EvaluationConfig) -> dict[str, Any]:
-    """Play the protocol; returns a row, `COLUMNS` to values, None where the papers have none."""
+    """Play the protocol; returns a row, `COLUMNS` to values, None where the papers have none of this condition."""
     played = play(entrant, config)
     scores = np.array([game.score for game in played])
     values: dict[str, Any] = {"state_dict": entrant.name, "game": entrant.game, "games": config.games}
     statistics = (scores.mean(), scores.std(), scores.min(), np.median(scores), scores.max())
     values |= dict(zip(STATISTICS, statistics, strict=True)) | {"cut": sum(game.cut for game in played)}
+    frames = [game.length_steps * entrant.rules.frames_per_step for game in played]
+    stops = rom_name(entrant.game) in STOPPING_GAMES
+    values["stopped"] = sum(stops and length > LAST_LIVE_FRAME for length in frames)
     values["interval_low"], values["interval_high"] = bootstrap_interval(scores)
     first_life, length_steps = np.mean([(game.first_life_score, game.length_steps) for game in played], axis=0)
     means = first_life, length_steps, length_steps / entrant.rules.steps_per_second
     values |= dict(zip(MEANS, means, strict=True))
-    if paper := paper_scores(entrant.game):
-        values |= {name: getattr(paper, name) for name in (*PAPER, *PAPER_2013)}
-        values["normalised"] = paper.normalised(float(scores.mean()))
+    values |= {"minutes": config.minutes, "other_condition": entrant.other_condition(config)}
+    if (paper := paper_scores(entrant.game)) and not values["other_condition"]:
+        if config.minutes == MINUTES:
+            values |= {name: getattr(paper, name) for name in (*PAPER, *PAPER_2013)}
+        values |= {"human": paper.human_of(config.minutes), "random": paper.random}
+        values["normalised"] = paper.normalised(float(scores.mean()), config.minutes)
     return {column: values.get(column) for column in COLUMNS}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as aligned text, a line for each; '-' where a paper has no score of the game."""
+    """The rows as aligned text, a line for each; '-' where a paper has no score of the game in this condition."""
     lines = [list(HEADER)]
     for row in rows:
         numbers = {name: f"{value:,.1f}" for name, value in row.items() if isinstance(value, float)}
         interval = f"{numbers['interval_low']} to {numbers['interval_high']}"
         measured = [*(numbers[name] for name in STATISTICS), interval, numbers[MEANS[0]], numbers[MEANS[2]]]
         papers = [numbers.get(name, "-") for name in (PAPER[0], PAPER_2013[0], *PAPER[1:])]
-        normalised = "-" if row["normalised"] is None else f"{row['normalised']:.0f}%"
+        normalised = f"{row['normalised']:.0f}%" if row["normalised"] is not None else row["other_condition"] or "-"
         lines.append([row["game"], str(row["games"]), *measured, *papers, normalised, str(row["cut"])])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     names = ["", *(row["state_dict"] for row in rows)]
@@ -191,6 +226,14 @@ def main() -> None:
     print(table(rows))
     if any(row["cut"] for row in rows):
         print(f"cut: games that were still going on at {config.minutes:g} minutes; they count with the score so far")
+    if stopped := [f"{row['stopped']} of {row['game']}" for row in rows if row["stopped"]]:
+        where = f"frame {LAST_LIVE_FRAME:,}, where the game can stop responding (docs/differences.md)"
+        print(f"stopped: games that went beyond {where}: {', '.join(stopped)}")
+    if any(row["other_condition"] for row in rows):
+        same = f"epsilon {EPSILON}, {MINUTES} minutes (or {LONG_MINUTES}, for the human alone), its frames and actions"
+        print(f"normalised: only where the games were played as the paper's were: {same}")
+    elif config.minutes == LONG_MINUTES:
+        print(f"normalised: by the human's score in {LONG_MINUTES} minutes; the paper's DQN played {MINUTES}")
 
 
 if __name__ == "__main__":

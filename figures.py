@@ -1,5 +1,6 @@
 """Files on disk -> the paper's figures, as PNG and SVG: python figures.py --help"""
 
+from machine.exits import UsageError, exit_with  # isort: skip  # first: machine/ says which Python is needed
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -14,7 +15,6 @@ import tyro
 from matplotlib.figure import Figure
 
 from atari import MAX_EMULATOR_SEED, game_key
-from machine.exits import UsageError, exit_with
 from machine.files import PNG, SVG, Kind, check_output, writing_output
 from machine.flags import Bounds, check_bounds, clear_errors
 from showing.figures_tables import draw_curves, draw_scores, read_bars, read_run
@@ -101,7 +101,7 @@ class Scores(Command):
     def load(self) -> str:
         self._bars, left_out = read_bars(self.table)
         if left_out:
-            print(f"left out, not among the paper's 49 games: {', '.join(left_out)}")
+            print(f"left out: {', '.join(left_out)}")
         return "scores"
 
     def draw(self) -> Figure:

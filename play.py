@@ -1,5 +1,6 @@
 """Watch a trained network play in a window, take over from it, or play yourself: python play.py --help"""
 
+from machine.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: machine/ says which Python is needed
 import itertools
 import os
 from contextlib import ExitStack, closing, suppress
@@ -11,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
-from machine.exits import StopSignal, UsageError, exit_with
 from machine.files import MP4, check_output
 from machine.flags import Bounds, Probability, check_bounds, parse
 from machine.networks import load_network

@@ -1,6 +1,6 @@
 """Train the DQN of Mnih et al., Nature 2015, on an Atari game: python q_agent_train.py --help"""
 
-from machine.exits import StopSignal, exit_with  # isort: skip  # before torch
+from machine.exits import StopSignal, exit_with  # isort: skip  # first: machine/ says which Python is needed
 import socket
 from contextlib import closing
 from dataclasses import dataclass

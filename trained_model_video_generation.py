@@ -1,5 +1,6 @@
 """Film a trained network at play: python trained_model_video_generation.py --state-dict model.pt"""
 
+from machine.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: machine/ says which Python is needed
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ import numpy as np
 import tyro
 
 from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
-from machine.exits import StopSignal, UsageError, exit_with
 from machine.files import check_new_folder, check_output
 from machine.flags import Bounds, Count, Probability, check_bounds, parse
 from machine.networks import load_network

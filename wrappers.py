@@ -14,6 +14,8 @@ from machine.devices import threads_wanted, usable_cores
 from machine.exits import UsageError
 
 MAX_FRAMES_PER_GAME = 30 * FRAMES_PER_MINUTE  # ALE's own limit in training
+# From this frame of a game on these can give no more point and take no life, whatever is pressed (docs/differences.md).
+LAST_LIVE_FRAME, STOPPING_GAMES = 65_536, ("breakout", "video_pinball")
 ALEInterface.setLoggerMode(LoggerMode.Warning)  # warnings, but not two lines of banner for each emulator
 NOOP_MAX_FRAMES = 30  # run_gpu: random_starts; ale-py draws 0 to 29, the released code 1 to 30
 
@@ -23,13 +25,13 @@ def rom_name(game: str) -> str:
     """The ROM that any of a game's names means (ALE/Breakout-v5); raises `UsageError` with the nearest names."""
     # The few ROMs that Gymnasium does not register are for two players only.
     single_player = (rom for rom in roms.get_all_rom_ids() if f"ALE/{display_name(rom)}-v5" in gym.registry)
-    known = {rom.replace("_", ""): rom for rom in single_player}
+    known = {game_key(rom): rom for rom in single_player}
     key = game_key(game)
     if key in known:
         return str(known[key])
-    nearest = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
-    hint = "did you mean " + ", ".join(display_name(known[name]) for name in nearest) if nearest else "try Breakout"
-    raise UsageError(f"unknown game '{game}': {hint}?")
+    nearest = difflib.get_close_matches(key, known)
+    hint = " or ".join(display_name(known[name]) for name in nearest)
+    raise UsageError(f'unknown game "{game}"; {f"did you mean {hint}?" if hint else "try Breakout"}')
 
 
 @functools.cache

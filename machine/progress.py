@@ -31,8 +31,22 @@ def bar_of_tape(agent_steps: int) -> tqdm:
 class Progress:
     """How fast a training goes, how long is left, and the line that says so."""
 
-    def __init__(self, steps: int, games: int, *, learning_begins: int, steps_limit: int, games_limit: int):
-        """Begin the line, at so many agent steps and games; it ends at the limit that comes first."""
+    def __init__(
+        self,
+        steps: int,
+        games: int,
+        *,
+        learning_begins: int,
+        steps_limit: int,
+        games_limit: int,
+        evaluate_every: int = 0,
+    ):
+        """Begin the line, at so many agent steps and games; it ends at the limit that comes first.
+
+        evaluate_every: agent steps between two evaluations, 0 for none.
+        """
+        self._evaluate_every = evaluate_every
+        self._evaluation_seconds = 0.0  # the last one's; until there is one, those to come are not counted
         self._limits = {"--steps": steps_limit, "--games": games_limit}
         self._learning_begins = learning_begins
         self._marks = deque([(time.monotonic(), steps, games)])
@@ -58,6 +72,11 @@ class Progress:
             self._said_at = now
             print(f"{self._bar.n:3}% {line}", file=sys.stderr)
 
+    def evaluated(self, seconds: float) -> None:
+        """An evaluation has taken so long: it is no part of the speed, and the ones to come take as long."""
+        self._evaluation_seconds = seconds
+        self._marks = deque((at + seconds, steps, games) for at, steps, games in self._marks)
+
     def steps_per_second(self, steps: int) -> float:
         """Agent steps per second over the last minute, now that it is at `steps`."""
         began, before, _ = self._marks[0]
@@ -74,8 +93,17 @@ class Progress:
             goals = {"until learning begins": self._learning_begins, **dict([*goals.items()][1:])}
         ways = zip(goals.items(), last, first, strict=True)
         seconds = [((now - began) * (goal - at) / (at - was), what) for (what, goal), at, was in ways if at > was]
+        seconds = [(left + self._evaluations_within(left) * self._evaluation_seconds, what) for left, what in seconds]
         if not seconds:
             return "measuring its speed"
         least, what = min(seconds)
         left = datetime.timedelta(seconds=round(min(max(least, 0), MOST_SECONDS)))
         return f"{self.steps_per_second(steps):,.0f} steps/s, {left} {what}"
+
+    def _evaluations_within(self, seconds: float) -> int:
+        """How many evaluations come due in so many seconds of training at the present speed."""
+        (began, before, _), (now, steps, _) = self._marks[0], self._marks[-1]
+        if not self._evaluate_every or now <= began:
+            return 0
+        reached = steps + round((steps - before) / (now - began) * seconds)
+        return reached // self._evaluate_every - steps // self._evaluate_every

@@ -126,7 +126,8 @@ class Run:
         self._steps_recorded = training.agent_steps
         begins, limits = self.config.replay_start_size, (self.config.steps, self.config.games)
         reached = training.agent_steps, training.games_finished
-        self._progress = Progress(*reached, learning_begins=begins, steps_limit=limits[0], games_limit=limits[1])
+        ends = {"steps_limit": limits[0], "games_limit": limits[1], "evaluate_every": self.config.evaluate_every}
+        self._progress = Progress(*reached, learning_begins=begins, **ends)
         return True
 
     def _restore(self) -> bool:
@@ -250,6 +251,7 @@ class Run:
 
         The network is kept if it is the best so far.
         """
+        began = time.monotonic()
         if not self.finish_evaluation():  # the one before
             return False
         self._check_finite()
@@ -262,6 +264,8 @@ class Run:
         else:
             return False
         training.evaluations += 1
+        if self._progress:
+            self._progress.evaluated(time.monotonic() - began)
         return True
 
     def _begin_evaluation(self, evaluation: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from atari import FRAMES_PER_MINUTE, HISTORY_FRAMES, FinishedGame, Step
+from atari import FRAMES_PER_MINUTE, HISTORY_FRAMES, PAPER_MINUTES, FinishedGame, Step
 from machine.exits import UsageError
 from model import QNetwork
 from q_agent import draw_exploration
@@ -16,7 +16,7 @@ from wrappers import rom_name
 
 GAMES = 30  # paper, Methods: Evaluation procedure
 EPSILON = 0.05
-MINUTES = 5
+MINUTES = PAPER_MINUTES
 
 # A player takes states (num_envs, 4, 84, 84) uint8 and gives an action for each, (num_envs,) int64.
 Player = Callable[[np.ndarray], np.ndarray]

@@ -21,7 +21,17 @@ from atari import PaperScores, games_named, paper_scores, paper_table
 from machine.exits import UsageError
 from machine.tables import number_in, read_rows
 from showing.episodes import GAMES
-from showing.figures_tables import BLUE, GREY, ORANGE, VERMILLION, drawable, networks_of, preferred, read_run
+from showing.figures_tables import (
+    BLUE,
+    GREY,
+    ORANGE,
+    VERMILLION,
+    drawable,
+    networks_of,
+    preferred,
+    read_evaluations,
+    why_left_out,
+)
 
 RESAMPLES = 2_000  # of each stratified bootstrap
 COLORS = (BLUE, VERMILLION, ORANGE, "#009E73", "#CC79A7", "#56B4E9", GREY)
@@ -99,10 +109,11 @@ def _missing(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
 
 def _setting(name: str, folder: Path, rows: list[dict[str, Any]]) -> tuple[Scored, list[str]]:
     """One setting, of as many runs as games that all have the same seeds can hold."""
-    runs = {(game_of(row["game"]), row["seed"]): row for row in rows if paper_scores(row["game"])}
+    runs = {(game_of(row["game"]), row["seed"]): row for row in rows if not why_left_out(row)}
+    apart = [f"{row['game']} seed {row['seed']} ({why})" for row in rows if (why := why_left_out(row))]
     there = [paper for paper in paper_table().values() if any(game == paper.game for game, _ in runs)]
     if not there:
-        raise UsageError(f"{name}: no score of any of the paper's 49 games, by whose scores others are normalised")
+        raise UsageError(f"{name}: no score that compares with the paper's: {', '.join(apart)}")
     numbers = Counter(seed for _, seed in runs)
     common = sorted(numbers, key=lambda seed: (-numbers[seed], seed))
     choices = [sorted(common[:most]) for most in range(1, len(common) + 1)]
@@ -111,15 +122,26 @@ def _setting(name: str, folder: Path, rows: list[dict[str, Any]]) -> tuple[Score
     seeds, games = choices[best], complete[best]
     names = {paper.game for paper in games}
     left_out = [f"{game} seed {seed}" for game, seed in runs if seed not in seeds or game not in names]
-    left_out += sorted({row["game"] for row in rows if paper_scores(row["game"]) is None})
     notes = [f"{name}: {len(games)} of the paper's 49 games x {len(seeds)} seeds"]
     if left_out:
-        notes.append(f"{name}: left out, without all of these seeds or not in the paper: {', '.join(left_out)}")
+        notes.append(f"{name}: left out, without all of these seeds: {', '.join(left_out)}")
+    if apart:
+        notes.append(f"{name}: left out, not compared with the paper's scores: {', '.join(apart)}")
     raw = np.array([[runs[paper.game, seed]["mean"] for paper in games] for seed in seeds])
     scores = np.array([[paper.normalised(value) / 100 for paper, value in zip(games, row, strict=True)] for row in raw])
     means = dict(zip((paper.game for paper in games), raw.mean(axis=0).tolist(), strict=True))
-    folders = [[folder / runs[paper.game, seed]["run"] for paper in games] for seed in seeds]
-    return Scored(name, games, scores, means, *_curves(games, folders)), notes
+    of_runs = {
+        (paper.game, seed): read_evaluations(folder / runs[paper.game, seed]["run"])
+        for seed, paper in itertools.product(seeds, games)
+    }
+    lacking = [f"{game} seed {seed}" for (game, seed), rows in of_runs.items() if not len(rows)]
+    if lacking:
+        notes.append(f"{name}: the curve of evaluations leaves out the seeds of runs without any: {', '.join(lacking)}")
+    evaluations = [[of_runs[paper.game, seed] for paper in games] for seed in seeds]
+    steps, curves = _curves(games, [row for row in evaluations if all(map(len, row))])
+    if curves is None:
+        notes.append(f"{name}: no curve of evaluations: there is no agent step at which all these runs have one")
+    return Scored(name, games, scores, means, steps, curves), notes
 
 
 def game_of(game: str) -> str:
@@ -128,18 +150,18 @@ def game_of(game: str) -> str:
     return paper.game if paper else game
 
 
-def _curves(games: list[PaperScores], folders: list[list[Path]]) -> tuple[np.ndarray, np.ndarray | None]:
-    """The agent steps at which every run was evaluated, and the normalised scores there."""
-    evaluations = [[read_run(folder).evaluations for folder in row] for row in folders]
-    common = functools.reduce(np.intersect1d, [curve.steps for row in evaluations for curve in row])
+def _curves(games: list[PaperScores], evaluations: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray | None]:
+    """The agent steps at which every run was evaluated, and the normalised scores there, of each seed and game."""
+    every = [rows[:, 0] for row in evaluations for rows in row]
+    common = functools.reduce(np.intersect1d, every) if every else np.zeros(0)
     if not len(common):
         return common, None
 
-    def at_common(paper: PaperScores, curve: Any) -> list[float]:
-        values = dict(zip(curve.steps, curve.values, strict=True))
+    def at_common(paper: PaperScores, rows: np.ndarray) -> list[float]:
+        values = dict(rows[:, :2].tolist())
         return [paper.normalised(values[step]) / 100 for step in common]
 
-    curves = [[at_common(paper, curve) for paper, curve in zip(games, row, strict=True)] for row in evaluations]
+    curves = [[at_common(paper, rows) for paper, rows in zip(games, row, strict=True)] for row in evaluations]
     return common, np.array(curves)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, Formatter, LogLocator
 
-from atari import FRAMES_PER_STEP, paper_scores
+from atari import FRAMES_PER_STEP, LONG_MINUTES, PAPER_MINUTES, paper_scores
 from machine.exits import UsageError
 from machine.tables import number_in, read_rows
 
@@ -51,7 +52,7 @@ class RunCurves:
 
 
 def read_run(path: Path) -> RunCurves:
-    """The run in a folder; raises `UsageError` when it is none or has no finished game."""
+    """The run in a folder; raises `UsageError` when it is none, or has neither a finished game nor an evaluation."""
     if not os.path.isdir(path):
         raise UsageError(f"{path} is not a folder; name the folder of a run, such as runs/...")
     try:
@@ -62,17 +63,22 @@ def read_run(path: Path) -> RunCurves:
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path} is not the folder of a run: it has no sound config.json") from None
     games = _read_numbers(path / "games.csv", "agent_step", "score", "length_steps")
-    if not len(games):
+    evaluations = read_evaluations(path)
+    if not len(games) and not len(evaluations):
         raise UsageError(f"{path} has no finished game yet; wait for the first")
-    file = path / "evaluations.csv"
-    columns = ("agent_step", "mean", "standard_deviation", "mean_max_q")
-    evaluations = _read_numbers(file, *columns) if file.exists() else np.zeros((0, 4))
     steps, means, spreads, q_values = evaluations.T
     training = _read_training(path / "training.csv")
     action_values = training.get("mean_q_held_out", _known(steps, q_values))
     ended, scores, lengths = games.T
     played = Curve(ended, scores), Curve(ended, lengths), Curve(steps, means)
     return RunCurves(game, frames_per_step, *played, spreads, action_values, training)
+
+
+def read_evaluations(path: Path) -> np.ndarray:
+    """Agent step, mean, standard deviation and mean max Q of a run's evaluations, (count, 4); none without a table."""
+    file = path / "evaluations.csv"
+    columns = ("agent_step", "mean", "standard_deviation", "mean_max_q")
+    return _read_numbers(file, *columns) if file.exists() else np.zeros((0, len(columns)))
 
 
 def _read_training(path: Path) -> dict[str, Curve]:
@@ -124,13 +130,13 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 def score_curve(games: Curve) -> Curve:
     """The running mean of 100 games; where several games ended at one agent step, after the last of them."""
-    last = np.append(np.diff(games.steps) > 0, True)
+    last = np.append(np.diff(games.steps) > 0, True)[: len(games.steps)]
     return Curve(games.steps[last], running_mean(games.values, RUNNING_MEAN_GAMES)[last])
 
 
 def running_mean_name(runs: list[RunCurves]) -> str:
     """What `score_curve` is called: a mean of 100 games only where every run has as many."""
-    numbers = {min(len(run.games.steps), RUNNING_MEAN_GAMES) for run in runs}
+    numbers = {min(len(run.games.steps), RUNNING_MEAN_GAMES) for run in runs if len(run.games.steps)} or {0}
     if numbers == {RUNNING_MEAN_GAMES}:
         return f"mean of {RUNNING_MEAN_GAMES} games"
     return f"mean of the games so far ({' to '.join(map(str, sorted({min(numbers), max(numbers)})))})"
@@ -228,8 +234,8 @@ def _draw_log(panels: np.ndarray, runs: list[RunCurves]) -> None:
 
 
 def _draw_scores_of_run(panel: Axes, run: RunCurves) -> None:
-    # As pixels, in the SVG too: a run has tens of thousands of games.
-    panel.plot(*run.games, ".", color=GREY, markersize=3, alpha=0.3, rasterized=True, label="one game")
+    if len(run.games.steps):  # as pixels, in the SVG too: a run has tens of thousands of them
+        panel.plot(*run.games, ".", color=GREY, markersize=3, alpha=0.3, rasterized=True, label="one game")
     _draw_across(panel, [score_curve(run.games)], BLUE, running_mean_name([run]))
     if len(run.evaluations.steps):
         label = "evaluation, mean \N{PLUS-MINUS SIGN} standard deviation"
@@ -268,18 +274,21 @@ class Bar(NamedTuple):
 
 @dataclass
 class Bars:
-    """The bars of one game in a table of scores: normalised scores in percent."""
+    """The bars of one game in a table of scores: normalised scores in percent.
+
+    papers: of the paper's DQN and the best linear learner; none where games had another limit than theirs.
+    """
 
     game: str
     measured: list[Bar]  # best first
-    dqn: float
-    best_linear: float
+    papers: tuple[float, ...]
 
 
 def read_bars(path: Path) -> tuple[list[Bars], list[str]]:
-    """The bars of a table that evaluate.py wrote, best game first, and the games that the paper does not list.
+    """The bars of a table that evaluate.py wrote, best game first, and what is left out, with the reason.
 
-    Every row has its bar, which bears the end of its network's path, or the line. Raises `UsageError`.
+    Every row that compares with the others and with the human has its bar, which bears the end of its network's path,
+    or the line. Raises `UsageError`.
     """
     columns = ("game", "mean")
 
@@ -293,19 +302,37 @@ def read_bars(path: Path) -> tuple[list[Bars], list[str]]:
         print(networks_of(rows))
     if len(rows) > MOST_ROWS:
         raise UsageError(f"{path} has {len(rows):,} rows; at most {MOST_ROWS:,} can be drawn")
-    left_out = [row["game"] for row in rows if paper_scores(row["game"]) is None]
+    # One picture has one limit of minutes: the paper's, unless all rows have the other.
+    limits = (PAPER_MINUTES, LONG_MINUTES)
+    minutes = next((each for each in limits if not all(why_left_out(row, each) for row in rows)), PAPER_MINUTES)
+    left_out = [f"{row['game']} ({why})" for row in rows if (why := why_left_out(row, minutes))]
     known = [
-        (paper, Bar(row["name"], *map(paper.normalised, row["mean"])))
+        (paper, Bar(row["name"], *(paper.normalised(score, minutes) for score in row["mean"])))
         for row in rows
-        if (paper := paper_scores(row["game"]))
+        if (paper := paper_scores(row["game"])) and not why_left_out(row, minutes)
     ]
     if not known:
-        raise UsageError(f"{path} has no score of any of the paper's 49 games; fill it with evaluate.py --csv {path}")
+        what = f"no score that compares with the paper's: {', '.join(left_out)}" if left_out else "no row"
+        raise UsageError(f"{path} has {what}; fill it with evaluate.py --csv {path}")
     games: dict[str, Bars] = {}
     for paper, bar in sorted(known, key=lambda row: -row[1].score):
-        of_paper = map(paper.normalised, (paper.dqn_nature, paper.best_linear))
-        games.setdefault(paper.game, Bars(paper.game, [], *of_paper)).measured.append(bar)
+        papers = (paper.dqn_nature, paper.best_linear) if minutes == PAPER_MINUTES else ()
+        bars = Bars(paper.game, [], tuple(map(paper.normalised, papers)))
+        games.setdefault(paper.game, bars).measured.append(bar)
     return list(games.values()), left_out
+
+
+def why_left_out(row: Mapping[str, Any], minutes: float = PAPER_MINUTES) -> str:
+    """Why a row of a table of evaluate.py is not normalised by the human of so many minutes; empty where it is.
+
+    Tables of older versions do not say what their games were; they are taken for the paper's.
+    """
+    if other := row.get("other_condition"):
+        return str(other)
+    of_row = float(row.get("minutes") or PAPER_MINUTES)
+    if of_row != minutes:
+        return f"{of_row:g} minutes"
+    return "" if paper_scores(row["game"]) else "not among the paper's 49 games"
 
 
 def preferred(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -324,14 +351,16 @@ def networks_of(rows: list[dict[str, Any]]) -> str:
 def draw_scores(games: list[Bars]) -> Figure:
     """Normalised scores beside the paper's DQN and the best linear learner (paper, Fig. 3), in the given order."""
     gap = 0.8  # between games; a bar takes 1
-    figure = Figure(figsize=(9, 2 + 0.17 * sum(len(game.measured) + 2 + gap for game in games)), layout="constrained")
+    figure = Figure(
+        figsize=(9, 2 + 0.17 * sum(len(game.measured) + len(game.papers) + gap for game in games)), layout="constrained"
+    )
     panel = figure.subplots()
     style: Any = {"va": "center", "fontsize": 9.5, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}
     middles, place = [], 0.0
     for game in games:
-        middles.append(place + (len(game.measured) + 1) / 2)
+        middles.append(place + (len(game.measured) + len(game.papers) - 1) / 2)
         papers = [
-            (color, Bar("", score, score, score)) for color, score in ((ORANGE, game.dqn), (GREY, game.best_linear))
+            (color, Bar("", score, score, score)) for color, score in zip((ORANGE, GREY), game.papers, strict=False)
         ]
         for color, bar in (*((BLUE, bar) for bar in game.measured), *papers):
             panel.barh(place, bar.score, height=0.92, color=color)
@@ -343,17 +372,18 @@ def draw_scores(games: list[Bars]) -> Figure:
             panel.annotate(text, (max(bar.high, 0), place), (4, 0), textcoords="offset points", **style)
             place += 1
         place += gap
-    _draw_percent_axis(panel)
+    has_papers = any(game.papers for game in games)
+    _draw_percent_axis(panel, "human" if has_papers else f"human of {LONG_MINUTES} minutes")
     panel.set_yticks(middles, [game.game for game in games])
     panel.set_ylim(place - 0.1 - gap, -0.9)
     panel.spines["top"].set_visible(False)
     kinds = {BLUE: "this project", ORANGE: "DQN of the paper", GREY: "best linear learner"}
-    handles = [Patch(color=color, label=kind) for color, kind in kinds.items()]
+    handles = [Patch(color=color, label=kind) for color, kind in kinds.items() if has_papers or color == BLUE]
     figure.legend(handles=handles, loc="outside upper right", ncols=3)
     return figure
 
 
-def _draw_percent_axis(panel: Axes) -> None:
+def _draw_percent_axis(panel: Axes, human: str) -> None:
     """The axis of normalised scores, which says where it changes from linear to logarithmic."""
     low, high = panel.dataLim.intervalx
     low, high = min(1.2 * low, low - 5) if low < 0 else 0, max(high, 100) * 1.6  # room for the numbers
@@ -370,4 +400,4 @@ def _draw_percent_axis(panel: Axes) -> None:
             panel.axvline(change, color="black", linestyle="--", linewidth=1, zorder=0)
             panel.text(change, 1, f"{left} \N{LEFTWARDS ARROW} ", ha="right", **style)
     panel.text(100, 1, " \N{RIGHTWARDS ARROW} logarithmic", ha="left", **style)
-    panel.set_xlabel("normalised score: random play 0%, human tester 100%")
+    panel.set_xlabel(f"normalised score: random agent 0%, {human} 100%")

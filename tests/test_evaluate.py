@@ -27,6 +27,9 @@ from wrappers import AtariGames, _ScoreKeeper
 FIRE_LEFT_RIGHT = Rules(frames_per_step=8, actions=("FIRE", "LEFT", "RIGHT"))
 
 
+NAMES = ("state_dict", "game", "other_condition")
+
+
 def player(epsilon: float = 0.05, seed: int = 0, game: str = "road_runner", actions: int = 18) -> EpsilonGreedyPlayer:
     torch.manual_seed(1)
     return EpsilonGreedyPlayer(QNetwork(game, actions), epsilon=epsilon, seed=seed)
@@ -175,18 +178,17 @@ def test_the_script_prints_and_writes_a_row_for_each_network(tmp_path: Path) -> 
     assert played is not None
     scores = np.array([game.score for game in played])
     assert int(rows[0]["cut"]) == sum(game.cut for game in played) == 3
-    row = {name: float(value) for name, value in rows[0].items() if value and name not in ("state_dict", "game")}
+    row = {name: float(value) for name, value in rows[0].items() if value and name not in NAMES}
     assert row["mean"] == scores.mean()
     assert row["standard_deviation"] == scores.std()
     assert (row["minimum"], row["median"], row["maximum"]) == (scores.min(), np.median(scores), scores.max())
-    assert row["normalised"] == pytest.approx(100 * (scores.mean() - 11.5) / (7_845 - 11.5))
-    assert (row["dqn_nature"], row["human"], row["random"]) == (18_257, 7_845, 11.5)
-    assert rows[1]["normalised"] == ""
+    assert rows[0]["normalised"] == rows[1]["normalised"] == ""
     header, *lines = result.stdout.splitlines()
     assert "95% interval" in header
     assert f"{scores.mean():,.1f}" in lines[0]
     assert lines[0].endswith(str(first))
-    assert lines[1].split()[-7:-2] == ["-", "-", "-", "-", "-"]
+    assert lines[1].split()[-8:-4] == ["-", "-", "-", "-"]
+    assert lines[1].split()[-4:-2] == ["0.02", "minutes"]
     assert lines[1].endswith(str(second))
     assert lines[2].startswith("cut: games that were still going on at 0.02 minutes")
 
@@ -208,23 +210,12 @@ def evaluated(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) ->
 def test_random_play_is_a_row_like_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = (
-        "--random",
-        "--game",
-        "BreakoutNoFrameskip-v4",
-        "Pooyan",
-        "--games",
-        "4",
-        "--seed",
-        "3",
-        "--minutes",
-        "0.4",
-    )
+    arguments = ("--random", "--game", "BreakoutNoFrameskip-v4", "Pooyan", "--games", "4", "--seed", "3")
     for _ in range(2):  # the second replaces the files of the first
         breakout, pooyan = evaluated(monkeypatch, tmp_path, *arguments)
     assert [row["state_dict"] for row in (breakout, pooyan)] == ["random", "random"]
     assert [row["game"] for row in (breakout, pooyan)] == ["breakout", "pooyan"]
-    games, generator = AtariGames("breakout", 4, max_frames_per_game=1_440), np.random.default_rng(3)
+    games, generator = AtariGames("breakout", 4, max_frames_per_game=18_000), np.random.default_rng(3)
     seeds = EvaluationConfig(games=4, seed=3).emulator_seeds()
     played = play_protocol(lambda states: generator.integers(4, size=4), games, seed=seeds)
     games.close()
@@ -234,16 +225,90 @@ def test_random_play_is_a_row_like_any_other(
     assert float(breakout["mean_length_steps"]) == np.mean([game.length_steps for game in played])
     assert float(breakout["mean_length_seconds"]) == pytest.approx(float(breakout["mean_length_steps"]) / 15)
     result = json.loads((tmp_path / "s.json").read_text())
-    assert (result["epsilon"], result["minutes"], result["seed"]) == (1.0, 0.4, 3)
+    assert (result["epsilon"], result["minutes"], result["seed"]) == (1.0, 5, 3)
     assert [breakout[f"{who}_nips2013"] for who in ("dqn", "human", "random")] == ["168.0", "31.0", "1.2"]
     assert [pooyan[f"{who}_nips2013"] for who in ("dqn", "human", "random")] == ["", "", ""]
-    header, *lines = capsys.readouterr().out.splitlines()[-4:-1]
+    header, *lines = capsys.readouterr().out.splitlines()[-3:]
     assert header.endswith("DQN  DQN 2013  human  random  normalised  cut")
     assert lines[0].split()[-7:-3] == ["401.2", "168.0", "31.8", "1.7"]
     bars, left_out = read_bars(tmp_path / "s.csv")
     assert [(bar.game, bar.measured[0][0]) for bar in bars] == [("Breakout", "random")]
     assert bars[0].measured[0][1] == float(breakout["normalised"])
-    assert left_out == ["pooyan"]
+    assert left_out == ["pooyan (not among the paper's 49 games)"]
+    assert breakout["other_condition"] == ""
+
+
+# The score that its games are said to have had, and what the row has then: the percentage, the human, the paper's DQN.
+BEAM_RIDER = 7_644.0
+UNDER_A_CONDITION: list[tuple[tuple[str, ...], Rules, str, tuple[str, str, str]]] = [
+    ((), PAPER_RULES, "", ("135%", "5775.0", "6846.0")),
+    (
+        (),
+        Rules(actions=("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "UPRIGHT", "UPLEFT", "RIGHTFIRE", "LEFTFIRE")),
+        "",
+        ("135%", "5775.0", "6846.0"),
+    ),
+    (("--minutes", "30"), PAPER_RULES, "", ("44%", "16926.5", "")),
+    (("--minutes", "10"), PAPER_RULES, "10 minutes", ("", "", "")),
+    (("--epsilon", "0.01"), PAPER_RULES, "epsilon 0.01", ("", "", "")),
+    ((), Rules(sticky_actions=0.25), "sticky actions 0.25", ("", "", "")),
+    ((), Rules(frames_per_step=8), "8 frames per step", ("", "", "")),
+    (("--minutes", "30"), Rules(actions=("LEFT", "RIGHT", "FIRE")), "3 actions", ("", "", "")),
+    (("--epsilon", "0", "--minutes", "1"), PAPER_RULES, "epsilon 0, 1 minutes", ("", "", "")),
+]
+
+
+@pytest.mark.parametrize(("flags", "rules", "said", "expected"), UNDER_A_CONDITION)
+def test_a_score_is_compared_with_references_of_its_own_condition_alone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: tuple[str, ...],
+    rules: Rules,
+    said: str,
+    expected: tuple[str, str, str],
+) -> None:
+    network = QNetwork("beam_rider", len(rules.actions) or 9, rules=rules)
+    save_state_dict(network.state_dict(), tmp_path / "net.pt")
+    monkeypatch.setattr("evaluate.play", lambda *_: [FinishedGame(0, BEAM_RIDER, 4_000, BEAM_RIDER)])
+    (row,) = evaluated(monkeypatch, tmp_path, "--state-dict", str(tmp_path / "net.pt"), "--games", "1", *flags)
+    percent = f"{float(row['normalised']):.0f}%" if row["normalised"] else ""
+    assert (percent, row["human"], row["dqn_nature"]) == expected
+    assert row["other_condition"] == said
+    _, line, *more = capsys.readouterr().out.splitlines()
+    assert f"  {percent or said}  " in line
+    assert [note.split(":")[0] for note in more] == (["normalised"] if said or "30" in flags else [])
+
+
+@pytest.mark.parametrize(
+    ("game", "rules", "length_steps", "stopped"),
+    [
+        ("breakout", PAPER_RULES, 16_384, 0),
+        ("breakout", PAPER_RULES, 16_385, 1),
+        ("breakout", Rules(frames_per_step=8), 8_193, 1),
+        ("video_pinball", PAPER_RULES, 27_000, 1),
+        ("beam_rider", PAPER_RULES, 27_000, 0),
+    ],
+)
+def test_games_that_went_on_after_they_stopped_responding_are_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    game: str,
+    rules: Rules,
+    length_steps: int,
+    stopped: int,
+) -> None:
+    network = QNetwork(game, {"breakout": 4}.get(game, 9), rules=rules)
+    save_state_dict(network.state_dict(), tmp_path / "net.pt")
+    played = [FinishedGame(0, 1.0, length_steps, 1.0), FinishedGame(1, 1.0, 1_000, 1.0)]
+    monkeypatch.setattr("evaluate.play", lambda *_: played)
+    (row,) = evaluated(
+        monkeypatch, tmp_path, "--state-dict", str(tmp_path / "net.pt"), "--games", "2", "--minutes", "30"
+    )
+    assert row["stopped"] == str(stopped)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stopped: ")]
+    assert [line.endswith(f": 1 of {game}") for line in lines] == [True] * stopped
 
 
 def test_a_network_is_evaluated_by_the_rules_that_it_learned_with(

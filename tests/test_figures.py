@@ -197,6 +197,14 @@ def test_a_run_without_evaluations_has_its_scores_alone(tmp_path: Path) -> None:
     assert set(lines_of(figure, 0)) == {"one game", "mean of the games so far (2)"}
 
 
+def test_a_run_without_a_finished_game_has_its_evaluations_alone(tmp_path: Path) -> None:
+    runs = [read_run(make_run(tmp_path / "none", [])), read_run(make_run(tmp_path / "three", [1.0, 2.0, 3.0]))]
+    labels = draw_curves(runs[:1]).axes[0].get_legend_handles_labels()[1]
+    assert labels == ["evaluation, mean \N{PLUS-MINUS SIGN} standard deviation"]
+    names = lines_of(draw_curves(runs), 0)
+    assert set(names) >= {"mean of the games so far (3) (1 of 2 runs)", "evaluation"}
+
+
 def test_an_evaluation_before_learning_has_no_action_value(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [1.0])
     (run / "evaluations.csv").write_text(EVALUATIONS_HEADER + "500,1.0,1.0,0,2,\n1000,2.0,1.0,0,4,0.5\n")
@@ -234,9 +242,9 @@ def test_bars_are_the_papers_percentages_best_first(tmp_path: Path) -> None:
     assert len(games) == 49
     assert [game.game for game in games[:4]] == ["VideoPinball", "Boxing", "Breakout", "StarGunner"]
     assert [game.game for game in games[-2:]] == ["PrivateEye", "MontezumaRevenge"]
-    assert all(game.measured[0][1] == game.dqn for game in games)
+    assert all(game.measured[0][1] == game.papers[0] for game in games)
     breakout = games[2]
-    assert (int(breakout.dqn), int(breakout.best_linear)) == (1327, 11)
+    assert [int(score) for score in breakout.papers] == [1327, 11]
 
 
 def bars_of(panel: Axes) -> list[tuple[float, float, object]]:
@@ -250,7 +258,7 @@ def test_the_rows_of_a_game_stand_together_and_the_papers_bars_once(tmp_path: Pa
     table = tmp_path / "scores.csv"
     table.write_text(DOUBLE_ROWS)
     games, left_out = read_bars(table)
-    assert left_out == ["tetris"]
+    assert left_out == ["tetris (not among the paper's 49 games)"]
     assert [game.game for game in games] == ["Pong", "Breakout"]
     assert [bar.name for bar in games[0].measured] == ["x/a.pt", "d.pt"]
     panel = draw_scores(games).axes[0]
@@ -291,12 +299,32 @@ def test_a_score_just_below_random_play_is_0_percent(tmp_path: Path) -> None:
     assert draw_scores(read_bars(tmp_path / "scores.csv")[0]).axes[0].texts[0].get_text() == "0%"
 
 
+def test_scores_of_another_condition_are_left_out_and_named(tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    table.write_text("game,mean,minutes,other_condition\npong,3,5.0,\npong,4,5.0,sticky actions 0.25\npong,5,30.0,\n")
+    games, left_out = read_bars(table)
+    assert [round(bar.score) for bar in games[0].measured] == [79]
+    assert left_out == ["pong (sticky actions 0.25)", "pong (30 minutes)"]
+
+
+def test_scores_of_30_minutes_stand_beside_the_human_of_30_minutes_alone(tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    table.write_text("game,mean,minutes,other_condition\nbeam_rider,7644,30.0,\ntetris,1,30.0,\n")
+    games, left_out = read_bars(table)
+    assert left_out == ["tetris (not among the paper's 49 games)"]
+    assert (round(games[0].measured[0].score), games[0].papers) == (44, ())
+    figure = draw_scores(games)
+    assert [color for _, _, color in bars_of(figure.axes[0])] == [BLUE]
+    assert figure.axes[0].get_xlabel() == "normalised score: random agent 0%, human of 30 minutes 100%"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["this project"]
+
+
 def test_scores_command_names_what_it_leaves_out(tmp_path: Path) -> None:
     table = tmp_path / "scores.csv"
     table.write_text(DOUBLE_ROWS)
     result = run_script("figures.py", "scores", str(table), "--output", str(tmp_path / "pictures"))
     assert result.returncode == 0, result.stderr
-    assert "left out, not among the paper's 49 games: tetris" in result.stdout
+    assert "left out: tetris (not among the paper's 49 games)" in result.stdout
     check_pictures(tmp_path / "pictures")
 
 
@@ -314,7 +342,7 @@ def test_bad_runs_are_one_clear_line(tmp_path: Path, error: Callable[..., str]) 
     assert "one or more run folders" in error("curves")
     (tmp_path / "empty").mkdir()
     assert "config.json" in error("empty")
-    unfinished = make_run(tmp_path / "unfinished", [])
+    unfinished = make_run(tmp_path / "unfinished", [], evaluations=False)
     assert "no finished game yet" in error(unfinished)
     (unfinished / "games.csv").write_text("")
     assert "no finished game yet" in error(unfinished)
@@ -428,7 +456,8 @@ def test_bad_tables_and_outputs_are_one_clear_line(tmp_path: Path, error: Callab
         ("game,score\npong,1\n", "no column mean"),
         ("", "no column game, mean"),
         ("game,mean\npong,1\npong,much\n", "line 3 is broken: mean is 'much', not a number"),
-        ("game,mean\ntetris,1\n", "no score of any of the paper's 49 games"),
+        ("game,mean\ntetris,1\n", "no score that compares with the paper's: tetris (not among the paper's 49 games)"),
+        ("game,mean,other_condition\npong,1,epsilon 0.01\n", "paper's: pong (epsilon 0.01)"),
     ):
         table.write_text(content)
         assert expected in error("scores", table)

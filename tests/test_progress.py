@@ -61,6 +61,30 @@ def test_in_a_file_a_tape_is_one_line_however_long_it_plays(capsys: pytest.Captu
     assert capsys.readouterr().err == "Playing the tape of 160,000 agent steps; 1,000,000 take minutes\n"
 
 
+@pytest.mark.parametrize("limit", ["steps", "games"])
+def test_evaluations_count_for_the_time_left_and_not_for_the_speed(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("machine.progress.time.monotonic", lambda: clock[0])
+    limits = {"steps_limit": 10_000, "games_limit": 10_000} | ({"games_limit": 100} if limit == "games" else {})
+    progress = Progress(0, 0, learning_begins=1_000, evaluate_every=2_000, **limits)
+
+    def at(second: float, steps: int) -> str:
+        clock[0] = second
+        progress.show(steps, steps // 100, [], 0.5)
+        return progress._bar.desc.split(", ", 3)[-1]
+
+    for second in range(1, 102, 10):
+        before = at(second, 1_000 + 10 * (second - 1))
+    assert before.startswith("10 steps/s, 0:13:20 left to ")
+    clock[0] = 201.0
+    progress.evaluated(100.0)
+    assert progress.steps_per_second(2_000) == pytest.approx(10)
+    # 7,900 steps at 10 a second, and 100 seconds for the evaluation at each of 4,000, 6,000, 8,000 and 10,000.
+    assert at(211, 2_100).startswith("10 steps/s, 0:19:50 left to ")
+    assert at(221, 2_200).startswith("10 steps/s, 0:19:40 left to ")
+    progress.close()
+
+
 def test_a_time_beyond_all_bounds_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     progress = Progress(0, 0, learning_begins=1, steps_limit=10**15, games_limit=10**15)
     progress.show(1, 0, [], 1.0)

@@ -319,7 +319,7 @@ def test_bad_state_dicts(model: Path, tmp_path: Path, error: Callable[..., str])
     torch.save(wrong, other)
     assert "another network" in say(other)
     assert "18 actions" in say(save_network(tmp_path / "actions.pt", num_actions=18))
-    assert "unknown game 'brakeout'" in say(save_network(tmp_path / "game.pt", game="brakeout"))
+    assert 'unknown game "brakeout"' in say(save_network(tmp_path / "game.pt", game="brakeout"))
 
 
 def test_bad_flags(model: Path, tmp_path: Path, error: Callable[..., str]) -> None:

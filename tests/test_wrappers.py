@@ -1,16 +1,18 @@
 """The games: names, the training's bytes against the film's, lives, scores, seeds, and the tape."""
 
 import csv
+import re
 import subprocess
 import sys
 
 import ale_py
+import gymnasium as gym
 import numpy as np
 import pytest
 from ale_py import roms
 from conftest import ROOT
 
-from atari import Rules, display_name
+from atari import OTHER_NAMES, Rules, display_name, game_key, paper_scores
 from machine.exits import UsageError
 from replay_memory import ReplayMemory
 from showing.episodes import play_games
@@ -20,6 +22,67 @@ from wrappers import AtariGames, FilmedGame, Tape, rom_name
 def paper_games() -> list[str]:
     with open(ROOT / "data" / "nature_scores.csv", newline="") as file:
         return [row["game"] for row in csv.DictReader(file)]
+
+
+# As printed in the paper's Extended Data Table 2, which has the games in the order of data/nature_scores.csv.
+PRINTED = """
+    Alien, Amidar, Assault, Asterix, Asteroids, Atlantis, Bank Heist, Battle Zone, Beam Rider, Bowling, Boxing,
+    Breakout, Centipede, Chopper Command, Crazy Climber, Demon Attack, Double Dunk, Enduro, Fishing Derby,
+    Freeway, Frostbite, Gopher, Gravitar, H.E.R.O., Ice Hockey, James Bond, Kangaroo, Krull, Kung-Fu Master,
+    Montezuma\N{RIGHT SINGLE QUOTATION MARK}s Revenge, Ms. Pacman, Name This Game, Pong, Private Eye, Q*Bert,
+    River Raid, Road Runner, Robotank, Seaquest, Space Invaders, Star Gunner, Tennis, Time Pilot, Tutankham,
+    Up and Down, Venture, Video Pinball, Wizard of Wor, Zaxxon
+"""
+
+
+def test_every_name_of_the_papers_table_is_known() -> None:
+    for game, printed in zip(paper_games(), PRINTED.split(","), strict=True):
+        rom, words = rom_name(game), re.sub(r"(?<=[a-z])(?=[A-Z])", " ", game)
+        same = [words, words.lower(), words.upper(), words.replace(" ", "_"), words.replace(" ", "-"), printed]
+        assert [rom_name(name) for name in same] == [rom] * len(same)
+        for name in same:
+            paper = paper_scores(name)
+            assert paper is not None, name
+            assert paper.game == game
+
+
+def test_every_name_that_the_emulators_register_is_known() -> None:
+    registered = [spec for spec in gym.registry.values() if "game" in spec.kwargs and "ale_py" in str(spec.entry_point)]
+    assert len(registered) > 300
+    assert {spec.id: rom_name(spec.id) for spec in registered} == {spec.id: spec.kwargs["game"] for spec in registered}
+
+
+@pytest.mark.parametrize(
+    ("name", "rom"),
+    [
+        ("Yar's Revenge", "yars_revenge"),
+        ("Yar\N{RIGHT SINGLE QUOTATION MARK}s Revenge", "yars_revenge"),
+        ("Montezumas Revenge", "montezuma_revenge"),
+        ("MontezumasRevengeNoFrameskip-v4", "montezuma_revenge"),
+        ("Montezuma`s Revenge", "montezuma_revenge"),
+        ("Up'n Down", "up_n_down"),
+        ("Up 'n' Down", "up_n_down"),
+        ("Up & Down", "up_n_down"),
+        ("HERO", "hero"),
+        ("James Bond 007", "jamesbond"),
+        ("Robot Tank", "robotank"),
+        ("Kung Fu", "kung_fu_master"),
+        ("Kung\N{NON-BREAKING HYPHEN}Fu Master", "kung_fu_master"),
+        ("Pitfall!", "pitfall"),
+        ("Pitfall II", "pitfall2"),
+        ("3-D Tic-Tac-Toe", "tic_tac_toe_3d"),
+        ("E.T.", "et"),
+        ("Mr. Do!", "mr_do"),
+    ],
+)
+def test_common_spellings_are_known(name: str, rom: str) -> None:
+    assert rom_name(name) == rom
+
+
+def test_other_names_are_of_games_that_are_there_and_take_no_game_its_own() -> None:
+    for other, key in OTHER_NAMES.items():
+        assert game_key(rom_name(key)) == key
+        assert other not in {game_key(rom) for rom in roms.get_all_rom_ids()}
 
 
 def test_every_name_of_a_game_means_the_same_rom() -> None:
@@ -44,8 +107,9 @@ def test_an_unknown_game_is_refused(name: str) -> None:
 
 
 def test_the_nearest_names_are_offered() -> None:
-    with pytest.raises(UsageError, match="did you mean Breakout"):
-        rom_name("Breakuot")
+    for name, hint in (("Brekout", "did you mean Breakout?"), ("xyzzy", "try Breakout")):
+        with pytest.raises(UsageError, match=re.escape(f'unknown game "{name}"; {hint}') + "$"):
+            rom_name(name)
 
 
 RULES = {
