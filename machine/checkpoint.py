@@ -11,12 +11,10 @@ from typing import Any
 import torch
 
 from machine.exits import RunError, UsageError
-from machine.files import replacing
+from machine.files import replacing, sync
 
-FORMAT = 1  # of what a checkpoint holds; see q_agent_train.Run
-DIGEST_BYTES = 32  # SHA-256, behind the archive that torch.save wrote
-SEAL = b"sha256 "  # begins the comment of a state dict's ZIP archive, which torch.load and unzip take as it is
-SEAL_BYTES = len(SEAL) + 2 * DIGEST_BYTES
+SEAL = b"sha256 "  # begins the comment of a file's ZIP archive, which torch.load and unzip take as it is
+SEAL_BYTES = len(SEAL) + 2 * hashlib.sha256().digest_size
 
 
 def dense(state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -30,10 +28,25 @@ def dense(state_dict: dict[str, Any]) -> dict[str, Any]:
 
 def save_state_dict(state_dict: dict[str, Any], path: Path) -> None:
     """Write what `torch.save` gives, whole, of the `dense` copy; raises `OSError`."""
-    archive = _archive(dense(state_dict))
-    sealed = archive[:-2] + struct.pack("<H", SEAL_BYTES)  # an archive ends with its comment's length, then the comment
     with replacing(path) as temporary:
-        temporary.write_bytes(sealed + SEAL + hashlib.sha256(sealed).hexdigest().encode())
+        _write_sealed(dense(state_dict), temporary)
+
+
+def _write_sealed(data: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
+    # An archive ends with its comment's length, then the comment.
+    sealed = buffer.getvalue()[:-2] + struct.pack("<H", SEAL_BYTES)
+    path.write_bytes(sealed + SEAL + hashlib.sha256(sealed).hexdigest().encode())
+
+
+def _seal_of(path: Path) -> bool | None:
+    """Whether every byte is as `_write_sealed` wrote it; None for a file that it did not write."""
+    content = path.read_bytes()
+    sealed, seal = content[:-SEAL_BYTES], content[-SEAL_BYTES:]
+    if not seal.startswith(SEAL):
+        return None
+    return seal == SEAL + hashlib.sha256(sealed).hexdigest().encode()
 
 
 def load_file(path: Path) -> Any:
@@ -44,7 +57,8 @@ def load_file(path: Path) -> Any:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UsageError(f"{path} is no file to load; name a file that a run wrote, such as runs/.../model.pt")
-        _check_seal(path)
+        if _seal_of(path) is False:
+            raise UsageError(f"{path} is damaged, its checksum does not match; take another copy or an earlier network")
         return torch.load(path, map_location="cpu", weights_only=True)
     except UsageError:
         raise
@@ -54,19 +68,6 @@ def load_file(path: Path) -> Any:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except Exception:  # torch.load raises a different type for each way in which a file can be broken
         raise UsageError(f"{path} is truncated or was not written by this project") from None
-
-
-def _check_seal(path: Path) -> None:
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - SEAL_BYTES, 0))
-        seal = file.read()
-        if not seal.startswith(SEAL):
-            return  # from before there were seals, or not from here
-        file.seek(0)
-        digest = hashlib.sha256(file.read(size - SEAL_BYTES)).hexdigest().encode()
-    if seal != SEAL + digest:
-        raise UsageError(f"{path} is damaged, its checksum does not match; take another copy or an earlier network")
 
 
 def misfit(state: Any, expected: Any, name: str = "") -> str | None:
@@ -93,7 +94,7 @@ _MISSING = object()
 
 
 class CheckpointFile:
-    """The newest checkpoint of a run and the one before it, each with its format and a checksum at its end."""
+    """The newest checkpoint of a run and the one before it, each with its checksum."""
 
     def __init__(self, folder: Path):
         self.newest = folder / "checkpoint.pt"
@@ -108,12 +109,9 @@ class CheckpointFile:
 
         Killed between the two renames, a run is left with the one before it alone, which `load` then takes.
         """
-        archive = _archive({"format": FORMAT} | state)
         with replacing(self.newest) as temporary:
-            with open(temporary, "wb") as file:
-                file.write(archive + hashlib.sha256(archive).digest())
-                file.flush()
-                os.fsync(file.fileno())  # before the one before it goes
+            _write_sealed(state, temporary)
+            sync(temporary)  # before the one before it goes
             if self.newest.exists() and self._newest_is_sound:  # a damaged one must not push out a sound one
                 os.replace(self.newest, self.previous)
         self._newest_is_sound = True
@@ -121,8 +119,7 @@ class CheckpointFile:
     def load(self) -> tuple[dict[str, Any], str | None]:
         """Return the newest sound checkpoint, and a line that says what was wrong with the newest, if it was.
 
-        Raises `RunError` when there are checkpoints and none is sound, or it is of a later format than this version
-        knows; nothing is changed on disk.
+        Raises `RunError` when there are checkpoints and none is sound; nothing is changed on disk.
         """
         faults = []
         for path in (self.newest, self.previous):
@@ -132,30 +129,15 @@ class CheckpointFile:
                 faults.append(f"{path.name}: {error}")
                 continue
             self._newest_is_sound = not faults
-            if state["format"] > FORMAT:
-                raise RunError(f"{path} has format {state['format']}, this version knows {FORMAT}; use a newer version")
             return state, "; ".join(faults) or None
         where, why = self.newest.parent, "; ".join(faults)
         raise RunError(f"no checkpoint in {where} can be used ({why}); put a good copy back, or take another --run-dir")
 
 
-def _archive(state: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
 def _read_checked(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError("missing")
-    content = path.read_bytes()
-    archive, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
-    if hashlib.sha256(archive).digest() != digest:
+    if not _seal_of(path):
         raise ValueError("damaged, its checksum does not match")
-    try:
-        state: dict[str, Any] = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
-    except Exception:  # whole, so another version wrote it; torch raises various types
-        raise ValueError("not readable by this version") from None
-    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
-        raise ValueError("without a format, so not a checkpoint of this project")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
