@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import json
 import math
 import shlex
 import time
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from atari import FinishedGame
+from atari import FinishedGame, game_key
 from machine.checkpoint import dense, misfit, save_state_dict
 from machine.devices import bits_depend_on, choose_device, set_up_torch, threads_of, threads_wanted
 from machine.exits import RunError, StopSignal, UsageError, is_out_of_memory
@@ -20,7 +21,7 @@ from machine.flags import check_types, parse
 from machine.networks import load_network
 from machine.progress import Progress, bar_of_tape
 from machine.run_config import FLAGS, MAY_CHANGE, AnyConfig, RunConfig, with_file
-from machine.run_folder import RunFolder, check_config, check_is_run_or_new, make_new_folder, read_config
+from machine.run_folder import RunFolder, check_is_run_or_new, make_new_folder, read_config
 from machine.tables import evaluation_row, game_row, training_row
 from machine.training_state import is_finite, log_values, restore, state_of
 from machine.webhook import Webhook, checked_address
@@ -34,13 +35,15 @@ LOG_EVERY_STEPS = 10_000  # agent steps between rows of training.csv, and the va
 SAME_VALUE = 1e-6  # of the mean, at least of 1: float32 rounds by 1e-7; on Breakout's plateau values differ by 1e-4
 
 
-def prepare(config: RunConfig) -> tuple[torch.device, Path]:
-    """Check all that can be known before anything is made; the device, and the folder: the one named, or a new one."""
+def prepare(config: AnyConfig, saved: AnyConfig | None = None) -> tuple[torch.device, Path]:
+    """Check all that can be known before anything is made; the device, and the folder: the one named, or a new one.
+
+    saved: the config of the run in its folder, where that has been read.
+    """
     if config.config is not None:
         raise UsageError("--config is for the command line; here, name the flags themselves")
-    saved = config_of_run(type(config), config.run_dir) if config.run_dir else None
-    if saved and saved.run_dir:
-        check_config(saved.run_dir, saved.as_json(), MAY_CHANGE)  # before an edited value is called a flag's
+    if config.run_dir and saved is None:
+        saved = config_of_run(type(config), config.run_dir)
     config.check()
     device = choose_device(config.device)
     rom = config.rom  # with --run-dir, too: an unknown game is refused here
@@ -142,6 +145,7 @@ class Run:
             raise RunError(f"{what} is not what this version reads ({odd}); use the version that wrote it")
         if fault:
             print(f"The newest checkpoint cannot be used ({fault}); going on from the one before it.")
+        self._check_config(checkpoint["config"])
         state = checkpoint["training"]
         evaluation = checkpoint["evaluation"]  # which went on beside the training
         played_all = state["agent_steps"] >= self.config.steps or state["games_finished"] >= self.config.games
@@ -168,6 +172,18 @@ class Run:
         where = f"{self.training.memory.device}, seed {self.config.seed}"
         self.webhook.send(f"goes on at {self.last_saved} of {self.config.steps:,} on {where}")
         return True
+
+    def _check_config(self, saved: dict[str, Any]) -> None:
+        """Raise `UsageError` where the checkpoint was made with another config than config.json holds."""
+        config = self.config.as_json()
+        odd = [name for name in saved if name not in MAY_CHANGE and config.get(name) != saved[name]]
+        if "game" in odd and game_key(config["game"]) == game_key(saved["game"]):
+            odd.remove("game")
+        if odd:
+            here, there = (", ".join(f'"{n}": {json.dumps(v.get(n))}' for n in odd) for v in (config, saved))
+            what = f"{self.folder.path / 'config.json'} was edited, or the checkpoint is another run's"
+            way_out = "put back the one that is not this run's, or choose another --run-dir"
+            raise UsageError(f"{what}: {here} here, {there} there; {way_out}")
 
     def _play_tape(self, checkpoint: dict[str, Any]) -> bool:
         """Fill the memory again, and say it where the run will not be bit for bit the same; False at a signal."""
@@ -372,12 +388,15 @@ class Run:
         print(f"  go on            {self._command}{longer if how == 'Finished' else ''}")
 
 
-def command_line(kind: type[AnyConfig]) -> AnyConfig:
-    """The config that the flags mean; what is not typed is as its --config file says, or as its run was begun."""
+def command_line(kind: type[AnyConfig]) -> tuple[AnyConfig, AnyConfig | None]:
+    """The config that the flags mean, and that of the run that they name, if it was begun.
+
+    What is not typed is as the --config file says, or as the run was begun.
+    """
     typed = parse(kind, groups=FLAGS)
     saved = config_of_run(kind, typed.run_dir) if typed.run_dir else None
     if not (saved or typed.config):
-        return typed
+        return typed, None
     begun = saved or kind()  # type: ignore[call-arg]
     defaults = with_file(dataclasses.replace(begun, run_dir=typed.run_dir, config=typed.config))
-    return dataclasses.replace(parse(kind, default=defaults, groups=FLAGS), config=None)
+    return dataclasses.replace(parse(kind, default=defaults, groups=FLAGS), config=None), saved

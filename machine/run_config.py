@@ -71,6 +71,7 @@ class RunConfig(Hyperparameters):
     """Address (https) of a Slack or Discord webhook that is told how the run fares. Default: DQN_WEBHOOK_URL."""
 
     def __post_init__(self) -> None:
+        self._initial_network: QNetwork | None = None  # loaded once
         take_numbers_as_meant(self)  # a notebook or a file may give numbers, names and lists in other types
         self.run_dir = Path(self.run_dir) if isinstance(self.run_dir, str) else self.run_dir
         path = self.initial_state_dict
@@ -101,8 +102,8 @@ class RunConfig(Hyperparameters):
 
     def initial_network(self) -> QNetwork | None:
         """The network that --initial-state-dict names; raises `UsageError` where its weights do not fit."""
-        if self.initial_state_dict is None:
-            return None
+        if self.initial_state_dict is None or self._initial_network:
+            return self._initial_network
         network = load_network(self.initial_state_dict)
         there = architecture_of(network), choose_actions(rom_name(network.game), network.rules.actions)[0]
         here = self.architecture, choose_actions(self.rom, self.rules.actions)[0]
@@ -111,6 +112,7 @@ class RunConfig(Hyperparameters):
             what = f"--initial-state-dict {self.initial_state_dict} does not fit"
             theirs, ours = f"{', '.join(names)}, {layers}", f"{', '.join(own_names)}, {own_layers}"
             raise UsageError(f"{what}: it is for {theirs}; this run has {ours}")
+        self._initial_network = network
         return network
 
     def as_json(self) -> dict[str, Any]:

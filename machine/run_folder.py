@@ -14,7 +14,6 @@ from typing import Any, Self, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from atari import game_key
 from machine.checkpoint import CheckpointFile
 from machine.exits import UsageError
 from machine.files import lock_folder, sync, write_text
@@ -190,21 +189,6 @@ def _way_back(path: Path) -> str:
     if saved is None:
         return "without it the run cannot go on: put it back, or choose another --run-dir"
     return f"put it back; the checkpoint was made with {json.dumps(saved)}"
-
-
-def check_config(path: Path, config: dict[str, Any], may_change: tuple[str, ...]) -> None:
-    """Raise `UsageError` where a run's checkpoint was made with another config than its config.json holds."""
-    checkpoints = CheckpointFile(path)
-    saved = checkpoints.load()[0].get("config") if checkpoints.exists() else None
-    if saved is None:
-        return
-    odd = [name for name in saved if name not in may_change and config.get(name) != saved[name]]
-    if "game" in odd and game_key(str(config["game"])) == game_key(saved["game"]):
-        odd.remove("game")
-    if odd:
-        here, there = (", ".join(f'"{n}": {json.dumps(values.get(n))}' for n in odd) for values in (config, saved))
-        what = f"{path / 'config.json'} was edited, or the checkpoint is another run's: {here} here, {there} there"
-        raise UsageError(f"{what}; put back the one that is not this run's, or choose another --run-dir")
 
 
 def read_config(path: Path, known: Container[str]) -> dict[str, Any] | None:
