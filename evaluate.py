@@ -2,7 +2,6 @@
 
 from machine.exits import UsageError, exit_with  # isort: skip  # first: machine/ says which Python is needed
 import json
-import os
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from atari import (
     Rules,
     paper_scores,
 )
-from machine.files import Kind, check_output, write_csv, writing_output
+from machine.files import check_output, write_csv, writing_output
 from machine.flags import Bounds, Probability, check_bounds, parse
 from machine.networks import load_network
 from model import QNetwork
@@ -39,13 +38,13 @@ BOOTSTRAP_RESAMPLES = 10_000
 STATISTICS = ("mean", "standard_deviation", "minimum", "median", "maximum")
 PAPER = ("dqn_nature", "human", "random")
 PAPER_2013 = ("dqn_nips2013", "human_nips2013", "random_nips2013")
-OLDEST = ("state_dict", "game", "games", *STATISTICS, "interval_low", "interval_high", *PAPER, "normalised")
 MEANS = ("mean_first_life", "mean_length_steps", "mean_length_seconds")
-COLUMNS = (*OLDEST, "cut", *MEANS, *PAPER_2013, "minutes", "other_condition", "stopped")
+COLUMNS = (
+    *("state_dict", "game", "games", *STATISTICS, "interval_low", "interval_high", *PAPER, "normalised"),
+    *("cut", *MEANS, *PAPER_2013, "minutes", "other_condition", "stopped"),
+)
 NUMBERS = ("mean", "sd", "min", "median", "max", "95% interval", "first life", "seconds")
 HEADER = ("game", "games", *NUMBERS, "DQN", "DQN 2013", "human", "random", "normalised", "cut")
-TABLE = Kind("a table of evaluate.py", ",".join(OLDEST).encode())  # with it begin those of every version
-RESULT = Kind("a result of evaluate.py", rb'\{\s*"epsilon": [^,]+,\s*"minutes": ')
 EMULATOR_SEEDS = 1  # names the stream of seeds that the emulators draw from, beside the player's
 
 
@@ -100,11 +99,10 @@ class EvaluationConfig:
         check_bounds(self)
         if self.random and self.epsilon != EPSILON:
             raise UsageError(f"--epsilon {self.epsilon} does nothing with --random: all actions are; leave it out")
-        for path, kind in ((self.csv, TABLE), (self.json, RESULT)):
-            if path:
-                check_output(path, kind)
-        if self.csv and self.json and os.path.realpath(self.csv) == os.path.realpath(self.json):
-            raise UsageError(f"--csv and --json are both {self.json}; name two files")
+        if self.csv:
+            check_output(self.csv, ".csv")
+        if self.json:
+            check_output(self.json, ".json")
 
     def emulator_seeds(self) -> np.ndarray:
         """A seed for each emulator, (games,) int64, all different; another seed of the flag, other ones."""

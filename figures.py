@@ -15,7 +15,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from atari import MAX_EMULATOR_SEED, game_key
-from machine.files import PNG, SVG, Kind, check_output, writing_output
+from machine.files import check_output, writing_output
 from machine.flags import Bounds, check_bounds, clear_errors
 from showing.figures_tables import draw_curves, draw_scores, read_bars, read_run
 
@@ -39,7 +39,7 @@ class Command(ABC):
 
     output: str = "."
     """A folder, or a base name to which .png and .svg are added."""
-    tables: ClassVar[dict[str, Kind]] = {}
+    tables: ClassVar[tuple[str, ...]] = ()
     """The kinds of text that are written beside the picture, by suffix."""
 
     @abstractmethod
@@ -112,10 +112,7 @@ class Scores(Command):
 class Aggregate(Command):
     """What sweeps say as a whole: aggregate scores with intervals, profiles, and a table beside the paper's scores."""
 
-    tables: ClassVar[dict[str, Kind]] = {
-        ".md": Kind("a table of figures.py", rb"\| [^|]*: game \|"),
-        ".csv": Kind("a table of figures.py", rb"setting,game,"),
-    }
+    tables: ClassVar[tuple[str, ...]] = (".md", ".csv")
     sweeps: tyro.conf.Positional[tuple[Path, ...]]
     """One or more folders of sweep.py; settings, sweeps or the values of one that varies a flag, are compared."""
 
@@ -171,7 +168,7 @@ KINDS: tuple[type[Command], ...] = (Curves, Scores, Aggregate, Embedding, Value)
 COMMANDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in KINDS}
 
 
-def output_paths(output: str, name: str, more: dict[str, Kind]) -> list[Path]:
+def output_paths(output: str, name: str, more: tuple[str, ...]) -> list[Path]:
     """The PNG, the SVG and `more` to write, before anything is drawn; raises `UsageError` where they cannot be.
 
     output: a folder, known by being there or by a slash at its end, for files called `name`; else their base name.
@@ -185,11 +182,11 @@ def output_paths(output: str, name: str, more: dict[str, Kind]) -> list[Path]:
         base.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
-    kinds = {".png": PNG, ".svg": SVG} | more
-    paths = {base.with_name(base.name + suffix): kind for suffix, kind in kinds.items()}
-    for path, kind in paths.items():
-        check_output(path, kind)
-    return [*paths]
+    suffixes = (".png", ".svg", *more)
+    paths = [base.with_name(base.name + suffix) for suffix in suffixes]
+    for path, suffix in zip(paths, suffixes, strict=True):
+        check_output(path, suffix)
+    return paths
 
 
 def save(figure: Figure, paths: list[Path], texts: Mapping[str, str] = {}) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
-from machine.files import MP4, check_output
+from machine.files import check_output
 from machine.flags import Bounds, Probability, check_bounds, parse
 from machine.networks import load_network
 from showing.episodes import EPSILON, EpsilonGreedyPlayer, Shot, open_game, shots
@@ -67,10 +67,8 @@ class PlayConfig:
         if self.human and self.game is None:
             raise UsageError("--human needs the game: --human --game Breakout")
         check_bounds(self)
-        if self.record and self.record.suffix != ".mp4":
-            raise UsageError(f"--record {self.record} must end in .mp4")
         if self.record:
-            check_output(self.record, MP4)
+            check_output(self.record, ".mp4")
 
     def network_path(self) -> Path | None:
         """The state dict to play with now; None for a person alone. Raises `UsageError` when a run has none yet."""

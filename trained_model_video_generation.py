@@ -17,7 +17,7 @@ from machine.flags import Bounds, Count, Probability, check_bounds, parse
 from machine.networks import load_network
 from model import QNetwork
 from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, Shot, open_game, shots
-from showing.film import KINDS, Album, Film, collecting, filming
+from showing.film import Album, Film, collecting, filming
 from showing.filmed_game import FilmedGame
 from showing.panel import SCALE, Panel, Tile, grid_picture
 from showing.window import Window
@@ -70,10 +70,8 @@ class FilmConfig:
         if self.grid and (self.episodes > 1 or self.plain):
             raise UsageError("--grid films its games at once and without panels: leave --episodes and --plain out")
         suffix = ".gif" if self.gif else ".mp4"
-        if self.output and self.output.suffix != suffix:
-            raise UsageError(f"--output {self.output} must end in {suffix}" + ("" if self.gif else ", or add --gif"))
         if self.output:
-            check_output(self.output, KINDS[suffix])
+            check_output(self.output, suffix)
         if self.frames:
             check_new_folder(self.frames)
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from config import MAX_ENVS, Hyperparameters
 from machine.devices import choose_device, set_up_torch
 from machine.exits import UsageError
-from machine.files import PNG, Kind, check_output, writing_output
+from machine.files import check_output, writing_output
 from machine.flags import Bounds, Count, Positive, check_bounds, flag
 from machine.run_config import words_of_file
 from q_agent_train import set_up, step
@@ -30,9 +30,6 @@ ROOT = Path(__file__).parent.parent
 EPSILON = 0.1  # for both: where a run spends most of its time
 MINIBATCH = 32  # transitions per update, as in the paper
 WARM_UP_STEPS = 1_000  # agent steps of random play, then as many seconds as --warm-up-seconds of learning, untimed
-RESULT = Kind(
-    "a benchmark's result", rb'\{\s*"(ours|rounds|environments|inference|relatives|learning)"|\[\s*\{\s*"part"'
-)
 TAKES = {  # the flags of each measurement; --device and --json are everyone's
     "compare": ("rounds", "seconds", "warm_up_seconds", "num_envs", "replay_size"),
     "parts": ("num_envs", "replay_size"),
@@ -101,9 +98,9 @@ class BenchmarkConfig:
             if odd := [name for name in self.programs if name not in (*config, *PROGRAMS)]:
                 raise UsageError(f"--programs: there is no {odd[0]}; there are {', '.join((*config, *PROGRAMS))}")
         if self.json:
-            check_output(self.json, RESULT)
+            check_output(self.json, ".json")
         if self.figure:
-            check_output(self.figure, PNG)
+            check_output(self.figure, ".png")
 
 
 def started(config: BenchmarkConfig, **changes: Any) -> Training:

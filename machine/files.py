@@ -1,42 +1,29 @@
-"""Files written whole or not at all, and in place of nothing but their own kind."""
+"""Files written whole or not at all."""
 
 import csv
 import os
-import re
 import shutil
-import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from machine.exits import RunError, UsageError, is_out_of_memory
 
 
-class Kind(NamedTuple):
-    """A kind of file: its name, and the pattern of bytes with which each file of it begins."""
+def check_output(path: Path, suffix: str) -> None:
+    """Raise `UsageError` unless a file with this suffix can be written to `path`; called before the work starts.
 
-    name: str
-    beginning: bytes
-
-
-MP4 = Kind("an MP4 film", rb"(?s)....ftyp")
-GIF = Kind("a GIF", rb"GIF8")
-PNG = Kind("a PNG picture", rb"\x89PNG\r\n")
-SVG = Kind("an SVG picture", rb"<\?xml[^>]*>\s*<!DOCTYPE svg")
-
-
-def check_output(path: Path, kind: Kind) -> None:
-    """Raise `UsageError` unless a file of a kind can be written to `path`, in place of none or of one of its kind.
-
-    Called before the work starts: no other file is ever replaced, whatever its name. An empty one holds nothing.
+    A file of that name is replaced; a folder is not, nor is a file with another suffix.
     """
+    if path.suffix != suffix:
+        raise UsageError(f"{path} must end in {suffix}")
+    _check_parent(path)
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder; name a file in it")
     try:
-        _check_parent(path)
-        if os.path.lexists(path):
-            _check_replaceable(path, kind)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         temporary.touch()
         temporary.unlink()
@@ -64,17 +51,6 @@ def check_new_folder(path: Path) -> None:
 def _check_parent(path: Path) -> None:
     if not os.path.isdir(path.parent):
         raise UsageError(f"the folder {path.parent} of {path.name} is not there; make it first, or choose another")
-
-
-def _check_replaceable(path: Path, kind: Kind) -> None:
-    if os.path.isdir(path):
-        raise UsageError(f"{path} is a folder; name a file in it")
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise UsageError(f"{path} is no regular file, so it is not replaced; choose another name")
-    with open(path, "rb") as file:
-        content = file.read(4096)
-    if content and not re.match(kind.beginning, content):
-        raise UsageError(f"{path} is there and is not {kind.name}, so it is not replaced; choose another name")
 
 
 # No library that is kept up does this with the folder synced.

@@ -8,11 +8,9 @@ import tyro
 
 from machine.checkpoint import save_state_dict
 from machine.exits import exit_with
-from machine.files import Kind, check_output, failing_clearly
+from machine.files import check_output, failing_clearly
 from machine.flags import parse
 from machine.networks import load_network
-
-STATE_DICT = Kind("a state dict", b"PK\x03\x04")  # a ZIP archive
 
 
 @dataclass
@@ -27,7 +25,7 @@ class Halve:
 
 def main() -> None:
     config = parse(Halve)
-    check_output(config.output, STATE_DICT)
+    check_output(config.output, ".pt")
     state_dict = load_network(config.state_dict).state_dict()
     halved = {name: value.half() if isinstance(value, torch.Tensor) else value for name, value in state_dict.items()}
     with failing_clearly(config.output):

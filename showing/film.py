@@ -15,8 +15,7 @@ import numpy as np
 from PIL import Image
 
 from atari import FRAMES_PER_SECOND, PAPER_RULES
-from machine import files
-from machine.exits import RunError, UsageError, is_out_of_memory
+from machine.exits import RunError, is_out_of_memory
 from machine.files import check_output, failing_clearly, making_folder, replacing
 
 # What the pictures are; after it, what is made of them.
@@ -25,8 +24,6 @@ RAW = "-y -v error -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {rate} -i -
 GIF = "-vf split[all][some];[some]palettegen=stats_mode=diff[palette];[all][palette]paletteuse=dither=none -f gif"
 # yuv420p and an index at the file's start: what browsers want.
 MP4 = "-c:v libx264 -pix_fmt yuv420p -crf 18 -preset veryfast -movflags +faststart -f mp4"
-
-KINDS = {".mp4": files.MP4, ".gif": files.GIF}
 
 
 class Film:
@@ -96,9 +93,7 @@ class Film:
 @contextmanager
 def filming(path: Path, gif_frames_per_second: float = PAPER_RULES.steps_per_second) -> Iterator[Film]:
     """A film that is `path`, whole, once the block has ended well; raises `UsageError` at once where it cannot be."""
-    if path.suffix not in KINDS:
-        raise UsageError(f"{path} is neither an .mp4 nor a .gif; films are one or the other")
-    check_output(path, KINDS[path.suffix])
+    check_output(path, ".gif" if path.suffix == ".gif" else ".mp4")
     with (
         failing_clearly(path),
         replacing(path, f".{os.getpid()}") as temporary,
