@@ -1,4 +1,4 @@
-"""The games: names, the training's bytes against the film's, lives, scores, seeds, and the tape."""
+"""The games: names, the training's bytes against the film's, lives, scores and seeds."""
 
 import csv
 import re
@@ -16,7 +16,7 @@ from atari import OTHER_NAMES, Rules, display_name, game_key, paper_scores
 from machine.exits import UsageError
 from replay_memory import ReplayMemory
 from showing.episodes import play_games
-from wrappers import AtariGames, FilmedGame, Tape, rom_name
+from wrappers import AtariGames, FilmedGame, rom_name
 
 
 def paper_games() -> list[str]:
@@ -264,26 +264,6 @@ def test_sticky_actions_change_the_game() -> None:
         frames[sticky] = step.frames
         games.close()
     assert not np.array_equal(frames[0.0], frames[0.9])
-
-
-def test_the_tape_forgets_only_what_the_memory_has_lost() -> None:
-    tape = Tape(2)
-    for seed, row in ((11, 0), (22, 3), (33, 6)):
-        tape.start_segment(seed, row)
-        for step in range(3):
-            tape.record(np.array([row + step, 100 + row + step]))
-    tape.forget_before(2)
-    assert [seed for seed, _, _ in tape.segments()] == [11, 22, 33]
-    tape.forget_before(3)
-    assert [(seed, row) for seed, row, _ in tape.segments()] == [(22, 3), (33, 6)]
-    copy = Tape(2)
-    copy.load_state_dict(tape.state_dict())
-    for (seed, row, actions), (seed2, row2, actions2) in zip(tape.segments(), copy.segments(), strict=True):
-        assert (seed, row) == (seed2, row2)
-        assert np.array_equal(actions, actions2)
-    assert actions.tolist() == [[6, 106], [7, 107], [8, 108]]
-    tape.forget_before(1_000)
-    assert [seed for seed, _, _ in tape.segments()] == [33]
 
 
 PLAY_ALL = """
