@@ -44,7 +44,7 @@ def test_transitions_are_drawn_in_proportion_to_their_priority() -> None:
     assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
     assert sampled.weights is not None
     assert (sampled.weights.shape, sampled.weights.dtype) == ((draws,), torch.float32)
-    for begin in range(0, draws, 24):  # the last minibatch is a part of one
+    for begin in range(0, draws, 24):
         minibatch = slice(begin, begin + 24)
         naive = [(len(whole) * priorities[number] ** 0.6 / total) ** -0.4 for number in numbers[minibatch].tolist()]
         np.testing.assert_allclose(sampled.weights[minibatch], np.array(naive) / max(naive), rtol=1e-5)

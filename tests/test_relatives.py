@@ -427,27 +427,6 @@ def test_adam_learns_rewards_that_are_too_small_for_the_papers_rmsprop(adam: boo
     assert close == adam
 
 
-@pytest.mark.parametrize("epsilon", [1e-8, 0.5])
-def test_adam_is_the_one_of_its_paper_and_counts_the_heads_updates_apart(epsilon: float) -> None:
-    generator = np.random.default_rng(0)
-    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (7, 5)]
-    optimizer = Adam(parameters, 0.01, epsilon=epsilon, head_size=5)
-    weights, first, second, updates = np.zeros(12), np.zeros(12), np.zeros(12), np.zeros(12)
-    for number in range(30):
-        if number == 20:
-            optimizer.forget_head()
-            first[7:] = second[7:] = updates[7:] = 0
-        d = generator.normal(0.1 * number, 1.0, 12)
-        optimizer.gradient.copy_(torch.from_numpy(d))
-        rate = 0.01 if number < 10 else 0.002
-        optimizer.step(None if number < 10 else torch.tensor(rate))
-        updates += 1
-        first, second = 0.9 * first + 0.1 * d, 0.999 * second + 0.001 * d * d
-        weights -= rate * first / (1 - 0.9**updates) / (np.sqrt(second / (1 - 0.999**updates)) + epsilon)
-        np.testing.assert_allclose(optimizer.weights.numpy(), weights, atol=1e-6)
-    assert torch.equal(torch.cat([parameter.detach() for parameter in parameters]), optimizer.weights)
-
-
 def test_a_learning_rate_of_the_moment_replaces_the_constant() -> None:
     memory, still, constant, given = (
         played(300),

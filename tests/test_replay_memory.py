@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from naive_play import (
-    NaivePlay,
-    assert_a_memory_is_the_list,
-    assert_samples_are,
-    frame_numbers,
-    frame_of,
-)
+from naive_play import NaivePlay, assert_a_memory_is_the_list, assert_samples_are, frame_numbers, frame_of
 
 from atari import Step
 from machine.action_log import fingerprint
