@@ -580,16 +580,16 @@ def test_rates_and_errors_go_between_clock_agent_and_memory() -> None:
     learn_as_before, memory = training.agent.learn, training.memory
     assert isinstance(memory, PrioritizedMemory)
 
-    def note(drawn: Batch) -> Tensor:
+    def note(batch: Batch) -> Tensor:
         rate = training.agent.optimizer.rate_now
         seen.append((None if rate is None else rate.item(), memory.importance_exponent))
-        assert isinstance(drawn, WeightedBatch)
-        assert drawn.weights is not None
+        assert isinstance(batch, WeightedBatch)
+        assert batch.weights is not None
         chances = memory.probabilities.flatten()[memory._drawn]  # of this batch, none changed since
         weights = (chances.astype(np.float64) ** -memory.importance_exponent).reshape(-1, 4)
         expected = (weights / weights.max(1, keepdims=True)).flatten()
-        np.testing.assert_allclose(drawn.weights, expected, rtol=1e-6)
-        errors = learn_as_before(drawn)
+        np.testing.assert_allclose(batch.weights, expected, rtol=1e-6)
+        errors = learn_as_before(batch)
         last.update(zip(memory._drawn.tolist(), errors.tolist(), strict=True))
         return errors
 

@@ -10,7 +10,8 @@ from conftest import begun
 from gymnasium.vector import AutoresetMode
 
 from atari import FRAME_SIZE, FRAMES_PER_STEP, HISTORY_FRAMES
-from config import Hyperparameters, RunConfig
+from config import Hyperparameters
+from machine.run_config import RunConfig
 from model import QNetwork
 from optimizers import RMSProp
 from q_agent_train import step
@@ -119,7 +120,7 @@ def test_the_seed_is_that_of_exploration_sampling_and_emulators() -> None:
         training = small_training(1, seed=seed)
         numbers = [int(training.generators[name].integers(2**62)) for name in ("exploration", "sampling")]
         training.close()
-        return [*numbers, training.tape.state_dict()["seeds"][0]]
+        return [*numbers, training.action_log.state_dict()["seeds"][0]]
 
     assert drawn(5) == drawn(5)
     assert len({*drawn(5), *drawn(6)}) == 6
@@ -148,7 +149,7 @@ def test_sticky_actions_reach_the_emulators_that_are_learned_from() -> None:
     training = small_training(2, sticky_actions=0.25, frames_per_step=3)
     for _ in range(60):
         step(training)
-    ((seed, _, actions),) = training.tape.segments()
+    ((seed, _, actions),) = training.action_log.segments()
     emulator = AtariVectorEnv(
         "breakout",
         2,
