@@ -16,7 +16,8 @@ from atari import OTHER_NAMES, Rules, display_name, game_key, paper_scores
 from machine.exits import UsageError
 from replay_memory import ReplayMemory
 from showing.episodes import play_games
-from wrappers import AtariGames, FilmedGame, rom_name
+from showing.filmed_game import FilmedGame
+from wrappers import AtariGames, rom_name
 
 
 def paper_games() -> list[str]:
@@ -123,7 +124,8 @@ RULES = {
 @pytest.mark.parametrize("game", RULES)
 def test_training_sees_the_bytes_that_the_film_sees(game: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over a whole game, states read from the memory equal those that a player is given in front of a filmed game."""
-    monkeypatch.setattr("wrappers.NOOP_MAX_FRAMES", 0)  # each draws its own number of no-ops
+    for module in ("wrappers", "showing.filmed_game"):
+        monkeypatch.setattr(f"{module}.NOOP_MAX_FRAMES", 0)  # each draws its own number of no-ops
     generator = np.random.default_rng(0)
     filmed, games = FilmedGame(game, RULES[game]), AtariGames(game, 1, RULES[game])
     assert filmed.num_actions == games.num_actions
@@ -149,7 +151,7 @@ def test_an_action_is_the_one_that_its_name_says_for_as_many_frames_as_the_rules
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Against the bare emulator, which knows actions by their numbers."""
-    monkeypatch.setattr("wrappers.NOOP_MAX_FRAMES", 0)
+    monkeypatch.setattr("showing.filmed_game.NOOP_MAX_FRAMES", 0)
     names, generator = ("LEFT", "FIRE", "RIGHTFIRE"), np.random.default_rng(0)
     filmed = FilmedGame("pong", Rules(frames_per_step=5, actions=names))
     filmed.reset(0)
