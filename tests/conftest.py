@@ -26,6 +26,7 @@ from q_agent_train import set_up
 from training import Training
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("naive_play")  # its assertions explain themselves, too
 for number in (signal.SIGINT, signal.SIGHUP):
     # A suite in the background, or under nohup, ignores them, and so would the processes that tests interrupt; of a
     # handler they inherit nothing.

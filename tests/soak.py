@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 os.environ.pop("DQN_WEBHOOK_URL", None)  # no chat is told of these runs
 
-import q_agent_train
+import machine.run
 import training
 from machine.checkpoint import CheckpointFile
 from q_agent_train import Config, train
@@ -72,7 +72,7 @@ def start(config: Config) -> int:
         return process
     sys.stdout = sys.stderr = open(os.devnull, "w")
     training.RESEED_STEPS = RESEED_STEPS
-    q_agent_train.LOG_EVERY_STEPS = LOG_EVERY_STEPS
+    machine.run.LOG_EVERY_STEPS = LOG_EVERY_STEPS
     close = training.Training.close
 
     def close_and_tell(self: training.Training) -> None:

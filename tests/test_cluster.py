@@ -23,10 +23,10 @@ from soak import differences
 from cluster.board import Board, Row, last_rows
 from cluster.guarded import run_guarded
 from cluster.jobs import Cluster, Crew
-from config import with_file
 from machine.checkpoint import CheckpointFile
 from machine.exits import RunError, UsageError
 from machine.flags import parse
+from machine.run_config import with_file
 from q_agent_train import Config
 from search import Search, SearchConfig, import_optuna, median_pruner, search
 from sweep import SweepConfig, sweep

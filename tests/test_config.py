@@ -1,4 +1,4 @@
-"""Flags in files and what belongs together: configs/, a run's own config.json, what an older version left out."""
+"""Flags in files and what belongs together: configs/, a run's own config.json."""
 
 import json
 import re
@@ -13,16 +13,16 @@ from conftest import ROOT, save_network
 from soak import SMALL
 
 from config import Hyperparameters
-from machine.checkpoint import CheckpointFile
 from machine.exits import UsageError
 from machine.networks import load_network
-from q_agent_train import Config, command_line, train
+from machine.run import command_line
+from q_agent_train import Config, train
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Config:
     """The config that a command line means."""
     monkeypatch.setattr(sys, "argv", ["q_agent_train.py", *arguments])
-    return command_line()
+    return command_line(Config)[0]
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "configs").glob("*.yaml")))
@@ -153,34 +153,6 @@ def test_weights_to_begin_with_are_taken_over_and_refused_where_they_do_not_fit(
         assert np.array_equal(parameter.detach().numpy(), expected.get_parameter(name).detach().numpy())
 
 
-def test_the_config_of_an_older_version_goes_on_with_the_defaults_of_then(tmp_path: Path) -> None:
-    """A run as versions before these flags left it: without their keys, without training.csv."""
-    config = replace(SMALL, network="nature", steps=280, evaluate_every=0, run_dir=tmp_path / "run")
-    train(config)
-    old = (
-        *("game", "seed", "num_envs", "replay_size", "replay_start_size", "minibatch_size", "update_frequency"),
-        *("target_update_frequency", "learning_rate", "rmsprop_decay", "rmsprop_minimum", "discount", "epsilon_start"),
-        *("epsilon_end", "epsilon_decay_steps", "sticky_actions", "evaluate_every", "evaluation_games"),
-        *("deterministic", "games", "steps", "device", "save_every_games", "checkpoint_minutes"),
-    )
-    kept = {name: value for name, value in config.as_json().items() if name in old}
-    (tmp_path / "run" / "config.json").write_text(json.dumps(kept))
-    (tmp_path / "run" / "training.csv").unlink()
-    checkpoints = CheckpointFile(tmp_path / "run")
-    state = checkpoints.load()[0]
-    state["config"] = kept
-    for part in ("lengths", "digests"):
-        del state[part]["training.csv"]
-    del state["training"]["agent"]["q_sums"]
-    checkpoints.save(state)
-    train(replace(config, steps=320))
-    assert checkpoints.load()[0]["training"]["agent_steps"] == 320
-    assert json.loads((tmp_path / "run" / "config.json").read_text()) == replace(config, steps=320).as_json()
-    assert (tmp_path / "run" / "training.csv").read_text().startswith("agent_step,loss,mean_q,deviation_q,")
-    state = checkpoints.load()[0]["training"]["agent"]
-    assert state["updates_since_loss"] == 10  # those that loss and Q-values are both known of
-
-
 def naive_rate(parameters: Hyperparameters, agent_steps: int) -> float:
     """Walked step by step from the start of learning."""
     assert parameters.learning_rate_steps
@@ -197,7 +169,7 @@ def test_the_learning_rate_reaches_its_end_in_a_straight_line_and_stays() -> Non
     parameters = Hyperparameters("pong", replay_start_size=70, learning_rate_end=1e-5, learning_rate_steps=90)
     for agent_steps in (0, 69, 70, 71, 115, 159, 160, 161, 1_000):
         assert parameters.learning_rate_at(agent_steps) == pytest.approx(naive_rate(parameters, agent_steps))
-    assert Hyperparameters("pong").learning_rate_at(10**6) is None  # the optimizer's constant
+    assert Hyperparameters("pong").learning_rate_at(10**6) == 0.00025
 
 
 def test_the_importance_exponent_rises_to_1() -> None:

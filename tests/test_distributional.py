@@ -1,19 +1,19 @@
 """The distributional relatives against loops over atoms and pairs, and where their networks go."""
 
-import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_learning import played
-from test_relatives import MINIBATCH, Rule, learn, new_agent
+from test_relatives import MINIBATCH, Rule, learn, new_agent, played
+from torch import Tensor
 
 from machine.checkpoint import save_state_dict
 from machine.networks import load_network
-from model import QNetwork
-from relatives.distributional import ATOMS, Categorical, Quantiles
-from relatives.networks import Architecture
+from q_agent import QAgent
+from relatives.distributional import ATOMS, Categorical, Distributional, Quantiles
+from relatives.networks import Architecture, build_network
 
 KINDS = ("c51", "qr")
 COUNT = 6
@@ -31,7 +31,7 @@ def drawn(seed: int = 0) -> tuple[torch.Tensor, ...]:
 def test_c51_projects_as_a_loop_over_the_atoms_does() -> None:
     outputs, rewards, discounts, next_outputs = drawn()
     support = np.linspace(-10, 10, ATOMS)
-    losses = Categorical().double().losses(outputs, rewards, discounts, next_outputs)
+    losses = Categorical("breakout", 2).double().losses(outputs, rewards, discounts, next_outputs)
     for i in range(COUNT):
         exponentials = np.exp(next_outputs[i].numpy())
         projected = np.zeros(ATOMS)
@@ -46,7 +46,7 @@ def test_c51_projects_as_a_loop_over_the_atoms_does() -> None:
 
 def test_quantiles_lose_as_a_loop_over_the_pairs_does() -> None:
     outputs, rewards, discounts, next_outputs = drawn()
-    losses = Quantiles().double().losses(outputs, rewards, discounts, next_outputs)
+    losses = Quantiles("breakout", 2).double().losses(outputs, rewards, discounts, next_outputs)
     for i in range(COUNT):
         expected = 0.0
         for number, predicted in enumerate(outputs[i].tolist()):
@@ -61,7 +61,8 @@ def test_quantiles_lose_as_a_loop_over_the_pairs_does() -> None:
 @pytest.mark.parametrize("dueling", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_q_values_are_the_means_of_the_distributions(kind: str, dueling: bool) -> None:
-    network = QNetwork("breakout", 4, Architecture("nips2013", dueling, distributional=kind))
+    network = build_network("breakout", 4, Architecture("nips2013", dueling, distributional=kind))
+    assert isinstance(network, Distributional)
     states = torch.randint(256, (3, 4, 84, 84), dtype=torch.uint8)
     with torch.no_grad():
         outputs, q_values = network.outputs(states).double().numpy(), network(states).numpy()
@@ -74,33 +75,29 @@ def test_q_values_are_the_means_of_the_distributions(kind: str, dueling: bool) -
         expected = outputs.mean(-1)
     np.testing.assert_allclose(q_values, expected, atol=1e-5)
     if dueling:  # per atom, the mean of the actions' advantages is taken off
-        of_state = network.state_value(features[:, :256]).detach().numpy()
+        of_state = network.get_submodule("state_value")(features[:, :256]).detach().numpy()
         np.testing.assert_allclose(outputs.mean(1), of_state, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_errors_are_differences_of_means_and_double_chooses_by_the_online_network(kind: str) -> None:
-    layers, batch = (
-        Architecture("nips2013", distributional=kind),
-        played(300, 2).sample(MINIBATCH, np.random.default_rng(3)),
-    )
-    batch.chances = np.ones(MINIBATCH, np.float32)
+    architecture = Architecture("nips2013", distributional=kind)
+    batch = played(300, Rule(n_steps=2)).sample(MINIBATCH, np.random.default_rng(3))
     for double in (False, True):
-        agent = new_agent(Rule(double=double), layers)
+        agent = new_agent(Rule(double=double), architecture)
         with torch.no_grad():
             agent.target_network.values.bias.copy_(agent.online_network.values.bias.flip(0))
             target, online = agent.target_network(batch.next_states), agent.online_network(batch.next_states)
             q_taken = agent.online_network(batch.states)[torch.arange(MINIBATCH), batch.actions]
         best = target[torch.arange(MINIBATCH), (online if double else target).argmax(1)]
         errors = agent.learn(batch)
-        assert errors is not None
         expected = batch.rewards + batch.discounts * best - q_taken
         np.testing.assert_allclose(errors, expected.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_of_16_bits_keeps_the_support(tmp_path: Path, kind: str) -> None:
-    network = QNetwork("breakout", 4, Architecture("nips2013", distributional=kind))
+    network = build_network("breakout", 4, Architecture("nips2013", distributional=kind))
     described = {name: tensor for name, tensor in network.state_dict().items() if isinstance(tensor, torch.Tensor)}
     assert described.keys() == dict(network.named_parameters()).keys()
     halved = {name: tensor.half() for name, tensor in described.items()}
@@ -114,35 +111,46 @@ def test_a_file_of_16_bits_keeps_the_support(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_target_network_the_next_distribution_is_the_online_networks(kind: str) -> None:
-    layers, memory = Architecture("nips2013", distributional=kind), played(300)
-    agents = [new_agent(Rule(target_network=False), layers), new_agent(Rule(), layers)]
-    learn(agents[0], memory, Rule(target_network=False), 3, copy_every=0)
-    learn(agents[1], memory, Rule(), 3, copy_every=1)
+    architecture, memory = Architecture("nips2013", distributional=kind), played(300)
+    agents = [new_agent(Rule(target_network=False), architecture), new_agent(Rule(), architecture)]
+    learn(agents[0], memory, 3, copy_every=0)
+    learn(agents[1], memory, 3, copy_every=1)
     torch.testing.assert_close(agents[0].optimizer.weights, agents[1].optimizer.weights)
 
 
+def q_values_of_acting(agent: QAgent, states: Tensor) -> Tensor:
+    """The Q-values by which an agent chooses its actions."""
+    seen: list[Tensor] = []
+    hook = agent.online_network.register_forward_hook(lambda _, __, output: seen.append(output))
+    actions = agent.greedy_actions(states)
+    hook.remove()
+    (q_values,) = seen
+    assert torch.equal(actions, q_values.argmax(1))
+    return q_values
+
+
 def test_bfloat16_rounds_what_is_multiplied_and_nothing_else() -> None:
-    agents = {name: new_agent(Rule(), Architecture("nips2013"), precision=name) for name in ("float32", "bfloat16")}
+    float32, bfloat16 = (new_agent(rule, Architecture("nips2013")) for rule in (Rule(), Rule(precision="bfloat16")))
     batch = played(300).sample(MINIBATCH, np.random.default_rng(0))
-    outputs = {name: agent._q_values(agent.online_network, batch.states) for name, agent in agents.items()}
-    assert outputs["bfloat16"].dtype == torch.float32
-    assert 1e-5 < (outputs["bfloat16"] - outputs["float32"]).abs().max() < 0.02
+    exact, rounded = (q_values_of_acting(agent, batch.states) for agent in (float32, bfloat16))
+    assert rounded.dtype == torch.float32
+    assert 1e-5 < (rounded - exact).abs().max() < 0.02
     with torch.no_grad():  # evaluations, figures and films call the network itself
-        assert torch.equal(agents["bfloat16"].max_q(batch.states), agents["float32"].max_q(batch.states))
-    for agent in agents.values():
+        assert torch.equal(bfloat16.max_q(batch.states), float32.max_q(batch.states))
+    for agent in (float32, bfloat16):
         agent.learn(batch)
-        assert all(tensor.dtype == torch.float32 for tensor in agent._tensors().values())
-    gradients = [agent.optimizer.gradient for agent in agents.values()]
+        assert all(tensor.dtype == torch.float32 for tensor in agent.tensors().values())
+    gradients = [agent.optimizer.gradient for agent in (float32, bfloat16)]
     assert 0 < (gradients[0] - gradients[1]).norm() / gradients[0].norm() < 0.05
 
 
 def test_in_bfloat16_the_second_update_of_a_step_sees_the_firsts_weights() -> None:
     batch = played(300).sample(2 * MINIBATCH, np.random.default_rng(0))
-    together, apart = (new_agent(Rule(), Architecture("nips2013"), precision="bfloat16") for _ in range(2))
+    together, apart = (new_agent(Rule(precision="bfloat16"), Architecture("nips2013")) for _ in range(2))
     together.learn(batch)
     for begin in (0, MINIBATCH):
-        part = copy.copy(batch)
-        for name in ("windows", "actions", "rewards", "discounts"):
+        part = replace(batch, next_q=None)
+        for name in ("states", "actions", "rewards", "discounts", "next_states"):
             setattr(part, name, getattr(batch, name)[begin : begin + MINIBATCH])
         apart.learn(part)
     torch.testing.assert_close(together.optimizer.weights, apart.optimizer.weights, rtol=0, atol=1e-6)

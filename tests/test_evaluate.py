@@ -22,7 +22,7 @@ from model import QNetwork
 from q_agent_train import train
 from showing.episodes import EpsilonGreedyPlayer, RandomPlayer, play_games, play_protocol
 from showing.figures_tables import read_bars
-from wrappers import AtariGames, _ScoreKeeper
+from wrappers import AtariGames, ScoreKeeper
 
 FIRE_LEFT_RIGHT = Rules(frames_per_step=8, actions=("FIRE", "LEFT", "RIGHT"))
 
@@ -119,7 +119,7 @@ def test_scores_lengths_and_first_lives_are_those_of_the_bare_emulator(
 
 
 def test_every_game_has_a_first_life_of_its_own() -> None:
-    keeper, finished = _ScoreKeeper(1), []
+    keeper, finished = ScoreKeeper(1), []
     keeper.restart(np.array([3]))
     steps = [(1, 0, 0, 3), (2, 0, 0, 2), (4, 0, 0, 2), (8, 1, 0, 3)]  # rewards, over, cut, lives of the game to come
     steps += [(16, 0, 0, 3), (32, 0, 1, 3), (64, 0, 0, 2), (128, 1, 0, 3)]

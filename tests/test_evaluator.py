@@ -28,7 +28,7 @@ CONFIG = replace(SMALL, steps=860, evaluate_every=300, evaluation_games=2, check
 
 @pytest.fixture
 def beside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("q_agent_train.BESIDE_ON", ("cpu",))
+    monkeypatch.setattr("machine.run.BESIDE_ON", ("cpu",))
 
 
 def pending(run_dir: Path) -> int:
@@ -48,7 +48,7 @@ def test_killed_while_evaluations_go_on_beside_it_a_run_ends_as_with_them_in_pla
 ) -> None:
     in_place, killed = (replace(CONFIG, run_dir=tmp_path / name) for name in ("in place", "killed"))
     assert os.waitpid(start(in_place), 0)[1] == 0
-    monkeypatch.setattr("q_agent_train.BESIDE_ON", ("cpu",))
+    monkeypatch.setattr("machine.run.BESIDE_ON", ("cpu",))
     for steps in (300, 600):
         process = start(killed)
         wait_for(lambda: pending(tmp_path / "killed") >= steps, 120)  # noqa: B023
@@ -113,14 +113,17 @@ def test_an_evaluation_that_was_begun_beside_is_played_where_the_run_goes_on(
     wait_for(lambda: pending(tmp_path / "moved") == 300, 120)
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
-    monkeypatch.setattr("q_agent_train.BESIDE_ON", ())
+    monkeypatch.setattr("machine.run.BESIDE_ON", ())
     train(moved)
     for name in ("evaluations.csv", "best.pt", "model.pt"):
         assert (tmp_path / "moved" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_ctrl_c_in_a_terminal_reaches_the_training_alone(tmp_path: Path) -> None:
-    script = "import q_agent_train as q; q.BESIDE_ON = ('cpu',); from machine.exits import exit_with; exit_with(q.main)"
+    script = (
+        "import machine.run, q_agent_train as q; machine.run.BESIDE_ON = ('cpu',); "
+        "from machine.exits import exit_with; exit_with(q.main)"
+    )
     command = [sys.executable, "-c", script, *flags(replace(CONFIG, steps=20_000, run_dir=tmp_path / "run"))]
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT, "start_new_session": True}
     process = subprocess.Popen(command, **quiet)  # type: ignore[call-overload]

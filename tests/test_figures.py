@@ -61,7 +61,7 @@ from showing.figures_tables import (
     running_mean,
     score_curve,
 )
-from wrappers import FilmedGame
+from showing.filmed_game import FilmedGame
 
 GAMES_HEADER = "game,agent_step,frames,score,length_steps,epsilon,seconds\n"
 EVALUATIONS_HEADER = "agent_step,mean,standard_deviation,minimum,maximum,mean_max_q\n"

@@ -1,7 +1,8 @@
-"""RMSProp against the Lua lines in NumPy, and a corridor, learned in seconds, that pays those who think ahead."""
+"""An update against the Lua lines in NumPy, and a corridor, learned in seconds, that pays those who think ahead."""
 
 import numpy as np
 import torch
+from test_optimizers import lua_step
 
 from atari import Step
 from model import QNetwork
@@ -31,18 +32,22 @@ def states_on_the_way() -> np.ndarray:
     return np.stack([np.stack(frames[cell : cell + 4]) for cell in range(CELLS)])
 
 
-def played(size: int, n_steps: int = 1) -> ReplayMemory:
-    """Games of one who walks on with probability 0.7 and quits otherwise."""
-    generator = np.random.default_rng(0)
-    memory, cell = ReplayMemory(size, 1, discount=DISCOUNT, n_steps=n_steps), 0
+def play_corridor(memory: ReplayMemory) -> None:
+    """Fill a memory with games of one who walks on with probability 0.7 and quits otherwise."""
+    generator, cell = np.random.default_rng(0), 0
     memory.start(0, picture(0)[None])
-    for _ in range(size + 50):
+    for _ in range(memory.num_rows + 50):
         action = WALK if generator.random() < 0.7 else QUIT
         over = action == QUIT or cell == CELLS - 1
         reward = QUIT_REWARD if action == QUIT else float(over)
         cell = 0 if over else cell + 1
         step = Step(picture(cell)[None], np.array([reward]), np.array([over]), np.array([over]), [])
         memory.append(np.array([action]), step)
+
+
+def played(size: int) -> ReplayMemory:
+    memory = ReplayMemory(size, 1, discount=DISCOUNT)
+    play_corridor(memory)
     return memory
 
 
@@ -51,37 +56,6 @@ def new_agent(learning_rate: float) -> QAgent:
     network = QNetwork("corridor", 2)
     optimizer = RMSProp(list(network.parameters()), learning_rate, decay=0.95, minimum=0.01)
     return QAgent(network, optimizer, minibatch_size=16)
-
-
-def lua_step(
-    w: np.ndarray, d: np.ndarray, g: np.ndarray, v: np.ndarray, learning_rate: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One update of qLearnMinibatch in float64: d points where the value rises, as there."""
-    g = 0.95 * g + 0.05 * d
-    v = 0.95 * v + 0.05 * d * d
-    return w + learning_rate * d / np.sqrt(v - g * g + 0.01), g, v
-
-
-def test_rmsprop_is_the_lua_one_in_numpy() -> None:
-    generator = np.random.default_rng(0)
-    parameters = [
-        torch.nn.Parameter(torch.randn(3, 4, 5, 5).contiguous(memory_format=torch.channels_last)),
-        torch.nn.Parameter(torch.randn(6)),
-    ]
-    expected = [parameter.detach().double().numpy().copy() for parameter in parameters]
-    means = [(np.zeros(p.shape), np.zeros(p.shape)) for p in parameters]
-    optimizer = RMSProp(parameters, learning_rate=0.01, decay=0.95, minimum=0.01)
-    for step in range(40):
-        optimizer.gradient.zero_()
-        for i, parameter in enumerate(parameters):
-            gradient = generator.normal(0.01 * step, 0.3, parameter.shape)
-            assert parameter.grad is not None
-            parameter.grad.add_(torch.from_numpy(gradient))
-            expected[i], *mean = lua_step(expected[i], -gradient, *means[i], learning_rate=0.01)
-            means[i] = (mean[0], mean[1])
-        optimizer.step()
-        for parameter, value in zip(parameters, expected, strict=True):
-            np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=2e-5, atol=2e-5)
 
 
 def test_one_update_moves_the_weights_as_lua_would() -> None:
@@ -104,7 +78,7 @@ def test_learns_to_pass_up_a_small_reward_for_a_later_large_one() -> None:
         for _ in range(UPDATES_PER_TARGET // 2):
             agent.learn(memory.sample(2 * 16, generator))
         agent.copy_target()
-        losses.append(agent.take_means().get("loss"))
+        losses.append(agent.means.take().get("loss"))
     with torch.no_grad():
         values = agent.online_network(torch.from_numpy(states_on_the_way())).numpy()
     assert (values.argmax(axis=1) == WALK).all()

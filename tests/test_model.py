@@ -110,21 +110,6 @@ def test_saved_tensors_are_dense_and_own_their_storage(tmp_path: Path) -> None:
         assert tensor.untyped_storage().nbytes() == 4 * tensor.numel()
 
 
-def test_flat_views_keep_values_and_follow_the_buffer() -> None:
-    net, states = network(), random_states(2)
-    before = {name: value.detach().clone() for name, value in net.named_parameters()}
-    q_values = net(states).detach()
-    flat = flatten(list(net.parameters()))
-    assert flat.shape == (1_686_180,)
-    for name, value in net.named_parameters():
-        assert torch.equal(value, before[name])
-        assert value.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr()
-    assert torch.equal(net(states), q_values)
-    flat.mul_(2)
-    for name, value in net.named_parameters():
-        assert torch.equal(value, 2 * before[name])
-
-
 def write_missing(path: Path) -> None:
     path.unlink(missing_ok=True)
 

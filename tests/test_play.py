@@ -22,8 +22,8 @@ from machine.checkpoint import save_state_dict
 from machine.exits import StopSignal, UsageError
 from model import QNetwork
 from showing.film import filming
+from showing.filmed_game import FilmedGame
 from showing.window import Window
-from wrappers import FilmedGame
 
 BREAKOUT = ["NOOP", "FIRE", "RIGHT", "LEFT"]
 SEAQUEST = [

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from atari import Step
+from machine.action_log import fingerprint
+from machine.cuda_graphs import capture
 from machine.devices import choose_device, set_up_torch
 from model import QNetwork
 from optimizers import RMSProp
@@ -50,7 +53,7 @@ def draw(memory: ReplayMemory, count: int, seed: int = 0) -> Batch:
     """Transitions with rewards up to 3, so that some errors are clipped and others are not."""
     transitions = memory.sample(count, np.random.default_rng(seed))
     rewards = np.random.default_rng(seed).uniform(-3, 3, count).astype(np.float32)
-    transitions.rewards = torch.from_numpy(rewards).to(transitions.windows.device)
+    transitions.rewards = torch.from_numpy(rewards).to(transitions.states.device)
     return transitions
 
 
@@ -141,7 +144,7 @@ def test_several_minibatches_at_once_are_updates_one_after_another() -> None:
     order = (together.optimizer.weights - swapped.optimizer.weights).norm()
     assert difference < 0.01 * order
     assert together.state_dict()["updates_since_loss"] == apart.state_dict()["updates_since_loss"] == 3
-    assert together.take_means().get("loss") == pytest.approx(apart.take_means().get("loss"), rel=1e-4)
+    assert together.means.take().get("loss") == pytest.approx(apart.means.take().get("loss"), rel=1e-4)
 
 
 def test_learning_leaves_the_target_alone_until_it_is_copied() -> None:
@@ -163,15 +166,15 @@ def test_learning_leaves_the_target_alone_until_it_is_copied() -> None:
 def test_mean_loss_is_the_huber_loss_per_transition_since_the_last_call() -> None:
     memory = random_memory()
     agent = new_agent()
-    assert agent.take_means().get("loss") is None
+    assert agent.means.take().get("loss") is None
     losses = []
     for seed in range(3):
         transitions = draw(memory, 32, seed)
         errors = np.abs(td_errors(agent, transitions))
         losses.append(np.where(errors < 1, errors**2 / 2, errors - 0.5).mean())
         agent.learn(transitions)
-    assert agent.take_means().get("loss") == pytest.approx(np.mean(losses), rel=1e-4)
-    assert agent.take_means().get("loss") is None
+    assert agent.means.take().get("loss") == pytest.approx(np.mean(losses), rel=1e-4)
+    assert agent.means.take().get("loss") is None
 
 
 def test_max_q() -> None:
@@ -181,14 +184,6 @@ def test_max_q() -> None:
         expected = [agent.online_network(state[None]).max().item() for state in states]
     assert agent.max_q(states).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert agent.max_q(states).mean().item() == pytest.approx(np.mean(expected), rel=1e-4)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_a_weight_that_is_no_number_is_noticed(bad: float) -> None:
-    agent = new_agent()
-    assert agent.is_finite()
-    agent.optimizer.weights[1_000_000] = bad
-    assert not agent.is_finite()
 
 
 def greedy_actions(agent: QAgent, memory: ReplayMemory) -> np.ndarray:
@@ -283,9 +278,18 @@ def test_loaded_state_goes_on_bit_for_bit() -> None:
             if seed == 2:
                 each.copy_target()
     assert_same_state(agent, loaded)
-    assert agent.take_means().get("loss") == loaded.take_means().get("loss")
+    assert agent.means.take().get("loss") == loaded.means.take().get("loss")
     states = memory.latest_states()
     assert torch.equal(agent.online_network(states), loaded.online_network(states))
+
+
+@pytest.mark.xfail(strict=True, reason="the means do not know yet how many transitions an update has")
+def test_a_loaded_state_has_the_means_of_the_updates_before_it() -> None:
+    """Also where the next row of the log comes before the next update."""
+    agent, loaded = new_agent(), new_agent(seed=1)
+    agent.learn(draw(random_memory(), 64))
+    loaded.load_state_dict(agent.state_dict())
+    assert loaded.means.take() == agent.means.take()
 
 
 def test_gradients_stay_views_of_one_buffer() -> None:
@@ -301,20 +305,18 @@ def test_gradients_stay_views_of_one_buffer() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_a_graph_learns_what_its_function_learns_without_one(
-    deterministic: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_graph_learns_what_its_function_learns_without_one(deterministic: bool) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no cuda device here")
     memory, agents = random_memory("cuda"), [new_agent("cuda"), new_agent("cuda")]
-    monkeypatch.setattr(agents[1], "_run", agents[1]._run_eagerly)
+    capture(agents[0])
     exactly = {"rtol": 0, "atol": 0} if deterministic else {"rtol": 1e-5, "atol": 1e-5}
     set_up_torch(deterministic)
     try:
         for seed in range(6):
             drawn = draw(memory, 32 * (1 + seed % 2), seed)
             for agent in agents:
-                agent.learn(drawn)
+                agent.learn(replace(drawn))
             first, second = (agent.state_dict() for agent in agents)
             for name in ("online", "gradient_mean", "squared_gradient_mean"):
                 torch.testing.assert_close(first[name], second[name], msg=name, **exactly)
@@ -331,6 +333,8 @@ def test_accelerator_does_what_runs_eagerly_on_a_cpu(device: str) -> None:
     # A graph's warm-up runs real updates: were they not undone, nothing here would agree.
     memories = random_memory(), random_memory(device)
     agents = [new_agent("cpu"), new_agent(device)]
+    if device == "cuda":
+        capture(agents[1])
     for seed in range(6):
         count = 32 * (1 + seed % 2)  # two shapes: two graphs
         for memory, agent in zip(memories, agents, strict=True):
@@ -341,9 +345,9 @@ def test_accelerator_does_what_runs_eagerly_on_a_cpu(device: str) -> None:
         for name in ("online", "target", "gradient_mean", "squared_gradient_mean"):
             torch.testing.assert_close(on_device[name], on_cpu[name], rtol=1e-2, atol=1e-4, msg=name)
         assert on_device["updates_since_loss"] == on_cpu["updates_since_loss"]
-    assert agents[1].take_means().get("loss") == pytest.approx(agents[0].take_means().get("loss"), rel=1e-3)
+    assert agents[1].means.take().get("loss") == pytest.approx(agents[0].means.take().get("loss"), rel=1e-3)
     expected, actions = (
         act_often(agent, memory, [0.0, 0.5, 1.0, 0.0], 20) for memory, agent in zip(memories, agents, strict=True)
     )
     assert np.array_equal(actions, expected)
-    assert memories[0].fingerprint() == memories[1].fingerprint()
+    assert fingerprint(memories[0]) == fingerprint(memories[1])

@@ -2,28 +2,35 @@
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from conftest import begun
-from test_learning import CELLS, DISCOUNT, QUIT_REWARD, TRUE_VALUES, lua_step, played, states_on_the_way
+from naive_play import NaivePlay
+from test_learning import CELLS, DISCOUNT, QUIT_REWARD, TRUE_VALUES, play_corridor, states_on_the_way
+from test_optimizers import lua_step
 from torch import Tensor
 
 from atari import Rules, Step
 from config import Hyperparameters
 from machine.checkpoint import save_state_dict
-from machine.networks import load_network
+from machine.cuda_graphs import capture
+from machine.networks import architecture_of, load_network
 from model import QNetwork
-from optimizers import Adam, Optimizer, RMSProp
+from optimizers import Adam, RMSProp
 from q_agent import QAgent
 from q_agent_train import step
-from relatives.networks import Architecture
+from relatives.chosen import agent_for, optimizer_for
+from relatives.head_reset import reset_head
+from relatives.multi_step import MultiStepMemory
+from relatives.networks import Architecture, build_network
+from relatives.prioritized import PrioritizedMemory, WeightedBatch, weighted_sum
 from replay_memory import Batch, ReplayMemory
 from wrappers import AtariGames
 
-ALL_LAYERS = [
+ARCHITECTURES = [
     Architecture(network, dueling, separable)
     for network in ("nature", "nips2013")
     for dueling in (False, True)
@@ -44,45 +51,82 @@ class Rule:
     learning_rate: float = 0.005
     rmsprop_minimum: float = 0.01
     n_steps: int = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+PAPER = Rule()
 
 
 class Table(QNetwork):
     """A value for each cell of the corridor and action, which the column that is bright picks."""
 
     def __init__(self) -> None:
-        super().__init__("corridor", 2, Architecture("nips2013", separable=True))
-        for name in (*self._convolutions, "hidden"):
-            delattr(self, name)
-        self._convolutions = []
+        super().__init__("corridor", 2)
+
+    def add_convolutions(self, history_frames: int) -> int:
+        return history_frames
+
+    def add_head(self, num_features: int) -> None:
         self.values = torch.nn.Linear(CELLS, 2, bias=False)
 
-    def outputs(self, states: Tensor) -> Tensor:
-        return self.values(states[:, -1, 0, :: 84 // CELLS] / 255)
+    def features(self, states: Tensor) -> Tensor:
+        return states[:, -1, 0, :: 84 // CELLS] / 255
 
 
-def new_agent(
-    rule: Rule, layers: Architecture | None = None, device: str = "cpu", precision: str = "float32"
-) -> QAgent:
-    """An agent with a table of values, or with a network."""
+def new_agent(rule: Rule, architecture: Architecture | None = None, device: str = "cpu") -> QAgent:
+    """An agent with a table of values, or with a network; on a GPU one that learns by graphs."""
     torch.manual_seed(1)
-    network = (Table() if layers is None else QNetwork("corridor", 2, layers)).to(device)
-    weights, head_size = [*network.parameters()], sum(parameter.numel() for parameter in network.head())
-    optimizer: Optimizer
-    if rule.adam:
-        optimizer = Adam(weights, rule.learning_rate, head_size=head_size)
-    else:
-        constants = {"decay": 0.95, "minimum": rule.rmsprop_minimum}
-        optimizer = RMSProp(weights, rule.learning_rate, **constants, head_size=head_size)
-    options = {"double": rule.double, "target_network": rule.target_network}
-    return QAgent(network, optimizer, minibatch_size=MINIBATCH, precision=precision, **options)
+    network = Table() if architecture is None else build_network("corridor", 2, architecture)
+    return agent_of(network.to(device), rule)
 
 
-def learn(agent: QAgent, memory: ReplayMemory, rule: Rule, updates: int, *, copy_every: int = 16) -> None:
+def agent_of(network: QNetwork, rule: Rule) -> QAgent:
+    """The agent that learns a network by a rule."""
+    flags = Hyperparameters(
+        "corridor",
+        minibatch_size=MINIBATCH,
+        double=rule.double,
+        target_network=rule.target_network,
+        precision=rule.precision,
+        optimizer="adam" if rule.adam else "rmsprop",
+        learning_rate=rule.learning_rate,
+        rmsprop_minimum=rule.rmsprop_minimum,
+    )
+    agent = agent_for(flags, network, optimizer_for(flags, network))
+    if rule.priority_exponent is not None:
+        agent.total = weighted_sum
+    if agent.device.type == "cuda":
+        capture(agent)
+    return agent
+
+
+def played(size: int, rule: Rule = PAPER) -> ReplayMemory:
+    """A memory, of the kind that the rule draws from, of walks in the corridor."""
+    memory = new_memory(size, rule)
+    play_corridor(memory)
+    return memory
+
+
+def new_memory(size: int, rule: Rule) -> ReplayMemory:
+    """The empty memory that a rule draws from."""
+    if rule.priority_exponent is not None:
+        exponent, span = rule.priority_exponent, rule.n_steps
+        memory = PrioritizedMemory(
+            size, 1, discount=DISCOUNT, n_steps=span, minibatch_size=MINIBATCH, priority_exponent=exponent
+        )
+        memory.importance_exponent = rule.importance_exponent
+        return memory
+    if rule.n_steps > 1:
+        return MultiStepMemory(size, 1, discount=DISCOUNT, n_steps=rule.n_steps)
+    return ReplayMemory(size, 1, discount=DISCOUNT)
+
+
+def learn(agent: QAgent, memory: ReplayMemory, updates: int, *, copy_every: int = 16) -> None:
     """Learn from the memory as training does; `copy_every` updates, 0 for never."""
     generator = np.random.default_rng(1)
+    learn_from = memory.learning_by(agent.learn) if isinstance(memory, PrioritizedMemory) else agent.learn
     for update in range(updates):
-        drawn = memory.sample(MINIBATCH, generator)
-        memory.set_priorities(drawn, agent.learn(drawn, None, rule.importance_exponent))
+        learn_from(memory.sample(MINIBATCH, generator))
         if copy_every and (update + 1) % copy_every == 0:
             agent.copy_target()
 
@@ -98,8 +142,8 @@ def values_of(agent: QAgent) -> np.ndarray:
 
 def test_each_network_has_the_parameters_that_its_layers_say() -> None:
     counts = {
-        layers: [sum(p.numel() for p in QNetwork("x", actions, layers).parameters()) for actions in (4, 6, 18)]
-        for layers in ALL_LAYERS
+        each: [sum(p.numel() for p in build_network("x", actions, each).parameters()) for actions in (4, 6, 18)]
+        for each in ARCHITECTURES
     }
     assert counts[Architecture()] == [1_686_180, 1_687_206, 1_693_362]
     assert counts[Architecture("nips2013")] == [677_172, 677_686, 680_770]
@@ -124,7 +168,7 @@ def plain_convolution(maps: np.ndarray, weight: np.ndarray, stride: int, padding
 
 def test_a_dueling_separable_network_computes_what_its_parts_say() -> None:
     torch.manual_seed(0)
-    network = QNetwork("x", 5, Architecture(dueling=True, separable=True))
+    network = build_network("x", 5, Architecture(dueling=True, separable=True))
     weights = {name: parameter.detach().double().numpy() for name, parameter in network.named_parameters()}
     state = np.random.default_rng(0).integers(256, size=(4, 84, 84)).astype(np.uint8)
     maps = state / 255.0
@@ -139,26 +183,29 @@ def test_a_dueling_separable_network_computes_what_its_parts_say() -> None:
     np.testing.assert_allclose(q_values, value + advantages - advantages.mean(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("layers", ALL_LAYERS, ids=str)
-def test_a_state_dict_alone_is_enough_for_every_network(tmp_path: Any, layers: Architecture) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_a_state_dict_alone_is_enough_for_every_network(tmp_path: Any, architecture: Architecture) -> None:
     rules = Rules(frames_per_step=2, actions=("FIRE", "LEFT"), sticky_actions=0.25)
-    network = QNetwork("breakout", 2, layers, rules)
+    network = build_network("breakout", 2, architecture, rules)
     save_state_dict(network.state_dict(), tmp_path / "model.pt")
     loaded = load_network(tmp_path / "model.pt")
-    assert (loaded.layers, loaded.rules, loaded.num_actions) == (layers, rules, 2)
+    assert (architecture_of(loaded), loaded.rules, loaded.num_actions) == (architecture, rules, 2)
+    assert type(loaded).__mro__[1:] == type(network).__mro__[1:]
     states = torch.randint(256, (3, 4, 84, 84), dtype=torch.uint8)
     assert torch.equal(loaded(states), network(states))
 
 
 def test_the_state_dict_of_the_papers_network_says_nothing_new() -> None:
-    described = QNetwork("breakout", 4).state_dict()["_extra_state"]
-    assert described == {"game": "breakout", "num_actions": 4, "input": [4, 84, 84]}
+    described = {"game": "breakout", "num_actions": 4, "input": [4, 84, 84]}
+    for network in (QNetwork("breakout", 4), build_network("breakout", 4)):
+        assert type(network) is QNetwork
+        assert network.state_dict()["_extra_state"] == described
 
 
 @pytest.mark.parametrize("kind", ["torch7", "lecun", "xavier"])
 def test_initial_weights_are_spread_as_their_source_spreads_them(kind: str) -> None:
     torch.manual_seed(0)
-    network = QNetwork("x", 18, initial_weights=kind)
+    network = build_network("x", 18, initial_weights=kind)
     for name in ("conv2", "hidden", "values"):
         weight, bias = network.get_parameter(f"{name}.weight"), network.get_parameter(f"{name}.bias")
         fan_in, fan_out = weight[0].numel(), weight.numel() // weight.shape[1]
@@ -173,13 +220,17 @@ def test_initial_weights_are_spread_as_their_source_spreads_them(kind: str) -> N
             assert torch.equal(bias, torch.full_like(bias, expected))
 
 
-@pytest.mark.parametrize("layers", ALL_LAYERS, ids=str)
-def test_a_fresh_head_leaves_the_convolutions_and_every_generator_alone(layers: Architecture) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_a_fresh_head_leaves_the_convolutions_and_every_generator_alone(architecture: Architecture) -> None:
+    def build() -> QNetwork:
+        return build_network("x", 4, architecture, initial_weights="lecun")
+
     torch.manual_seed(0)
-    network, other = (QNetwork("x", 4, layers, initial_weights="lecun") for _ in range(2))
+    network, other = build(), build()
+    agents = [agent_of(each, PAPER) for each in (network, other)]
     before, generator = copy.deepcopy(dict(network.named_parameters())), torch.get_rng_state()
-    network.redraw_head(7)
-    other.redraw_head(7)
+    for agent in agents:
+        reset_head(agent, build, 7)
     assert torch.equal(torch.get_rng_state(), generator)
     for name, parameter in network.named_parameters():
         drawn_anew = not name.startswith("conv")
@@ -188,7 +239,8 @@ def test_a_fresh_head_leaves_the_convolutions_and_every_generator_alone(layers: 
             assert torch.equal(parameter, other.get_parameter(name)) == drawn_anew
         if drawn_anew and parameter.numel() > 500:
             assert parameter.std().item() == pytest.approx(before[name].std().item(), rel=0.1, abs=1e-6)
-    network.redraw_head(8)
+        assert torch.equal(parameter, agents[0].target_network.get_parameter(name))
+    reset_head(agents[0], build, 8)
     assert not torch.equal(network.hidden.weight, other.hidden.weight)
 
 
@@ -258,7 +310,10 @@ RULES: dict[str, Rule] = {
 def test_three_updates_are_those_of_a_naive_agent(name: str) -> None:
     """In one call, as a vector step makes them."""
     rule = RULES[name]
-    memory, agent = played(300, rule.n_steps), new_agent(rule, Architecture("nips2013"))
+    memory, agent = played(300, rule), new_agent(rule, Architecture("nips2013"))
+    if isinstance(memory, PrioritizedMemory):
+        chances = np.random.default_rng(4).random(memory.probabilities.shape).astype(np.float32)
+        memory.probabilities[:] = chances ** np.float32(memory._priority_exponent)
     with torch.no_grad():  # target and online network choose differently
         agent.online_network.values.bias.add_(torch.tensor([0.3, 0.0]))
     naive = NaiveAgent(agent, rule)
@@ -266,34 +321,31 @@ def test_three_updates_are_those_of_a_naive_agent(name: str) -> None:
         agent.target_network.values.bias.copy_(torch.tensor([0.0, 0.4]))
         naive.target.values.bias.copy_(torch.tensor([0.0, 0.4]))
     drawn = memory.sample(3 * MINIBATCH, np.random.default_rng(3))
-    if rule.priority_exponent is not None:
-        chances = np.random.default_rng(4).random(3 * MINIBATCH).astype(np.float32) ** rule.priority_exponent
-        drawn = replace(drawn, chances=chances)
-    rate = 0.002 if name == "another learning rate" else None
-    errors = agent.learn(drawn, rate, rule.importance_exponent)
+    rate = rule.learning_rate
+    if name == "another learning rate":
+        rate = 0.002
+        agent.optimizer.set_learning_rate(rate)
+    errors = agent.learn(drawn)
     expected: list[float] = []
     for begin in range(0, 3 * MINIBATCH, MINIBATCH):
         part = slice(begin, begin + MINIBATCH)
         batch = Batch(
-            drawn.windows[part], drawn.actions[part], drawn.rewards[part], drawn.discounts[part], drawn.places[part]
+            drawn.states[part], drawn.actions[part], drawn.rewards[part], drawn.discounts[part], drawn.next_states[part]
         )
         weights = np.ones(MINIBATCH)
-        if drawn.chances is not None:
-            probabilities = [float(chance) / float(drawn.chances.sum()) for chance in drawn.chances[part]]
+        if isinstance(memory, PrioritizedMemory):
+            chances, total = memory.probabilities.flatten(), float(memory.probabilities.sum())
+            probabilities = [float(chances[place]) / total for place in memory._drawn[part]]
             weights = np.array([(300 * p) ** -rule.importance_exponent for p in probabilities])
             weights /= max(weights)
-        expected.extend(naive.learn(batch, rate or rule.learning_rate, weights))
+        expected.extend(naive.learn(batch, rate, weights))
     for parameter_name, value in naive.weights().items():
         np.testing.assert_allclose(
             agent.online_network.get_parameter(parameter_name).detach().numpy(), value.detach().numpy(), atol=2e-6
         )
-    if rule.priority_exponent is None:
-        assert errors is None
-    else:
-        assert errors is not None
-        np.testing.assert_allclose(errors, np.array(expected), atol=1e-5)
-    assert agent.take_means().keys() == {"loss", "mean_q", "deviation_q"}
-    assert agent.take_means() == {}
+    np.testing.assert_allclose(errors, np.array(expected), atol=1e-5)
+    assert agent.means.take().keys() == {"loss", "mean_q", "deviation_q"}
+    assert agent.means.take() == {}
 
 
 # The corridor.
@@ -305,7 +357,7 @@ WALKING_OF_TWO_STEPS[0] = SECOND_IS_QUIT + 0.7 * DISCOUNT**2 * WALKING_OF_TWO_ST
 
 
 @pytest.mark.parametrize(
-    ("layers", "adam"),
+    ("architecture", "adam"),
     [
         (Architecture("nips2013"), False),
         (Architecture("nips2013", True), False),
@@ -317,11 +369,11 @@ WALKING_OF_TWO_STEPS[0] = SECOND_IS_QUIT + 0.7 * DISCOUNT**2 * WALKING_OF_TWO_ST
 )
 @pytest.mark.parametrize(("n_steps", "walking"), [(1, TRUE_VALUES[:, 1].tolist()), (2, WALKING_OF_TWO_STEPS)])
 def test_every_network_learns_the_corridor(
-    layers: Architecture, adam: bool, n_steps: int, walking: list[float]
+    architecture: Architecture, adam: bool, n_steps: int, walking: list[float]
 ) -> None:
-    rule = Rule(adam=adam, learning_rate=0.0005)
-    agent, memory = new_agent(rule, layers), played(500, n_steps)
-    learn(agent, memory, rule, 240)
+    rule = Rule(adam=adam, learning_rate=0.0005, n_steps=n_steps)
+    agent, memory = new_agent(rule, architecture), played(500, rule)
+    learn(agent, memory, 240)
     np.testing.assert_allclose(values_of(agent)[:, 0], QUIT_REWARD, atol=0.1)
     # Means of quantiles by a Huber loss are a little off where the distribution is lopsided.
     np.testing.assert_allclose(values_of(agent)[:, 1], walking, atol=0.15)
@@ -345,7 +397,7 @@ def test_double_values_what_the_online_network_chooses(double: bool, walking: li
     rule = Rule(double=double)
     agent, memory = new_agent(rule), played(500)
     frozen(agent)
-    learn(agent, memory, rule, 800, copy_every=0)
+    learn(agent, memory, 800, copy_every=0)
     np.testing.assert_allclose(values_of(agent)[:, 1], walking, atol=0.05)
     np.testing.assert_allclose(values_of(agent)[:, 0], QUIT_REWARD, atol=0.05)
 
@@ -355,14 +407,14 @@ def test_without_a_target_network_values_travel_with_every_update(target_network
     rule = Rule(target_network=target_network)
     agent, memory = new_agent(rule), played(500)
     frozen(agent)
-    learn(agent, memory, rule, 800, copy_every=0)
+    learn(agent, memory, 800, copy_every=0)
     walking = CHOSEN_BY_TARGET if target_network else TRUE_VALUES[:, 1]
     np.testing.assert_allclose(values_of(agent)[:, 1], walking, atol=0.05)
 
 
-def gamble(size: int, exponent: float | None) -> ReplayMemory:
+def gamble(size: int, rule: Rule) -> ReplayMemory:
     """One state whose only action ends the game and pays 1 every fourth time, else nothing."""
-    memory = ReplayMemory(size, 1, priority_exponent=exponent)
+    memory = new_memory(size, rule)
     frame = np.full((1, 84, 84), 128, np.uint8)
     memory.start(0, frame)
     for number in range(size + 8):
@@ -385,11 +437,11 @@ def test_priorities_draw_by_error_and_importance_weights_make_up_for_it(
 ) -> None:
     # So large a minimum makes plain gradient descent of it, whose mean is not biased by its own scale.
     rule = Rule(priority_exponent=exponent, importance_exponent=importance, learning_rate=1.0, rmsprop_minimum=1e6)
-    agent, memory = new_agent(rule), gamble(41, exponent)
-    learn(agent, memory, rule, 500)
+    agent, memory = new_agent(rule), gamble(41, rule)
+    learn(agent, memory, 500)
     values = []
     for _ in range(50):
-        learn(agent, memory, rule, 10)
+        learn(agent, memory, 10)
         values.append(agent.online_network(torch.full((1, 4, 84, 84), 128))[0, 0].item())
     assert np.mean(values) == pytest.approx(expected, abs=0.02)
 
@@ -399,16 +451,16 @@ def test_priorities_draw_by_error_and_importance_weights_make_up_for_it(
 def test_a_fresh_head_learns_where_the_old_one_was_dead(reset: bool, adam: bool) -> None:
     rule = Rule(adam=adam, learning_rate=0.0005)
     agent, memory = new_agent(rule, Architecture("nips2013")), played(500)
-    learn(agent, memory, rule, 8)
+    learn(agent, memory, 8)
     with torch.no_grad():
         agent.online_network.hidden.bias.fill_(-1_000.0)  # no hidden unit ever lives again
     if reset:
-        agent.reset_head(3)
+        reset_head(agent, lambda: build_network("corridor", 2, Architecture("nips2013")), 3)
         assert torch.equal(agent.optimizer.weights, agent._target_weights)
         assert not agent.optimizer.gradient_mean[agent.optimizer.head].any()
         assert not agent.optimizer.squared_gradient_mean[agent.optimizer.head].any()
         assert agent.optimizer.gradient_mean.any()
-    learn(agent, memory, rule, 240)
+    learn(agent, memory, 240)
     close = np.allclose(values_of(agent), TRUE_VALUES, atol=0.15)
     assert close == reset
 
@@ -421,31 +473,10 @@ def test_adam_learns_rewards_that_are_too_small_for_the_papers_rmsprop(adam: boo
     with torch.no_grad():
         agent.optimizer.weights.zero_()
     agent.copy_target()
-    memory._rewards *= 1e-4
-    learn(agent, memory, rule, 800)
+    memory.rewards *= 1e-4
+    learn(agent, memory, 800)
     close = np.allclose(values_of(agent), 1e-4 * TRUE_VALUES, atol=1e-5)
     assert close == adam
-
-
-@pytest.mark.parametrize("epsilon", [1e-8, 0.5])
-def test_adam_is_the_one_of_its_paper_and_counts_the_heads_updates_apart(epsilon: float) -> None:
-    generator = np.random.default_rng(0)
-    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (7, 5)]
-    optimizer = Adam(parameters, 0.01, epsilon=epsilon, head_size=5)
-    weights, first, second, updates = np.zeros(12), np.zeros(12), np.zeros(12), np.zeros(12)
-    for number in range(30):
-        if number == 20:
-            optimizer.forget_head()
-            first[7:] = second[7:] = updates[7:] = 0
-        d = generator.normal(0.1 * number, 1.0, 12)
-        optimizer.gradient.copy_(torch.from_numpy(d))
-        rate = 0.01 if number < 10 else 0.002
-        optimizer.step(None if number < 10 else torch.tensor(rate))
-        updates += 1
-        first, second = 0.9 * first + 0.1 * d, 0.999 * second + 0.001 * d * d
-        weights -= rate * first / (1 - 0.9**updates) / (np.sqrt(second / (1 - 0.999**updates)) + epsilon)
-        np.testing.assert_allclose(optimizer.weights.numpy(), weights, atol=1e-6)
-    assert torch.equal(torch.cat([parameter.detach() for parameter in parameters]), optimizer.weights)
 
 
 def test_a_learning_rate_of_the_moment_replaces_the_constant() -> None:
@@ -457,9 +488,10 @@ def test_a_learning_rate_of_the_moment_replaces_the_constant() -> None:
     )
     drawn = memory.sample(2 * MINIBATCH, np.random.default_rng(0))
     before = still.optimizer.weights.clone()
-    still.learn(drawn, 0.0)
-    constant.learn(drawn)
-    given.learn(drawn, 0.005)
+    still.optimizer.set_learning_rate(0.0)
+    given.optimizer.set_learning_rate(0.005)
+    for agent in (still, constant, given):
+        agent.learn(drawn)
     assert torch.equal(still.optimizer.weights, before)
     torch.testing.assert_close(given.optimizer.weights, constant.optimizer.weights, rtol=0, atol=1e-7)
     assert not torch.equal(constant.optimizer.weights, before)
@@ -479,9 +511,10 @@ def test_the_flags_of_the_network_reach_it(initial_weights: Any) -> None:
     rules: dict[str, Any] = {"frames_per_step": 3, "actions": ("FIRE", "LEFT"), "sticky_actions": 0.5}
     training = begun(tiny(seed=5, initial_weights=initial_weights, **shape, **rules))
     torch.manual_seed(5)
-    drawn = QNetwork("pong", 2, Architecture(**shape), Rules(**rules), initial_weights=initial_weights)
+    drawn = build_network("pong", 2, Architecture(**shape), Rules(**rules), initial_weights=initial_weights)
     network = training.agent.online_network
-    assert (network.layers, network.rules, network.num_actions) == (drawn.layers, drawn.rules, 2)
+    assert architecture_of(network) == architecture_of(drawn) == Architecture(**shape)
+    assert (network.rules, network.num_actions) == (drawn.rules, 2)
     for own, other in zip(network.parameters(), drawn.parameters(), strict=True):
         assert torch.equal(own, other)
     training.close()
@@ -492,12 +525,13 @@ def test_the_rules_of_the_flags_are_those_of_the_games_that_are_learned_from() -
     flags: dict[str, Any] = {"frames_per_step": 3, "actions": rules.actions, "sticky_actions": 0.25}
     training = begun(tiny(**flags))
     games = AtariGames("pong", 4, rules)
-    seed = training.tape.state_dict()["seeds"][0]
+    seed = training.action_log.state_dict()["seeds"][0]
     memory = ReplayMemory(160, 4)
     memory.start(0, games.reset(seed))
     for _ in range(8):
         step(training)
-        actions = np.frombuffer(training.tape.state_dict()["actions"][-1].tobytes(), np.uint8)[-4:].astype(np.int64)
+        log = training.action_log.state_dict()["actions"][-1]
+        actions = np.frombuffer(log.tobytes(), np.uint8)[-4:].astype(np.int64)
         games.send(actions)
         memory.append(actions, games.receive())
     assert torch.equal(training.memory.frames, memory.frames)
@@ -517,12 +551,24 @@ def test_the_rules_of_the_flags_are_those_of_the_games_that_are_learned_from() -
 def test_the_rule_of_the_flags_is_the_one_that_learns(
     changes: dict[str, Any], kind: type, double: bool, target_network: bool
 ) -> None:
-    agent = begun(tiny(**changes)).agent
+    training = begun(tiny(**changes))
+    agent = training.agent
     assert type(agent.optimizer) is kind
-    assert (agent._double, agent._uses_target_network) == (double, target_network)
     assert agent.optimizer.head.start == sum(
         p.numel() for n, p in agent.online_network.named_parameters() if "conv" in n
     )
+    for _ in range(5):
+        step(training)
+    batch = training.memory.sample(64, np.random.default_rng(0))
+    with torch.no_grad():  # the networks choose differently
+        agent.target_network.values.weight.copy_(agent.online_network.values.weight.flip(0) * 1.5)
+        online, target = agent.online_network(batch.next_states), agent.target_network(batch.next_states)
+        batch.next_q = agent.target_pass(batch.next_states)
+        values = agent.next_values(batch)
+    of_target = target.gather(1, online.argmax(1)[:, None]).squeeze(1) if double else target.amax(1)
+    torch.testing.assert_close(values, of_target if target_network else online.amax(1))
+    assert (target.gather(1, online.argmax(1)[:, None]).squeeze(1) - target.amax(1)).abs().max() > 1e-3
+    training.close()
 
 
 def test_rates_and_errors_go_between_clock_agent_and_memory() -> None:
@@ -532,29 +578,54 @@ def test_rates_and_errors_go_between_clock_agent_and_memory() -> None:
     )
     training, seen = begun(parameters), list[tuple[float | None, float]]()
     learn_as_before, memory = training.agent.learn, training.memory
+    assert isinstance(memory, PrioritizedMemory)
 
-    def note(drawn: Batch, rate: float | None, exponent: float) -> np.ndarray:
-        seen.append((rate, exponent))
-        assert drawn.chances is not None
-        assert memory.chances is not None
-        assert np.array_equal(drawn.chances, memory.chances.flatten()[drawn.places])
-        errors = learn_as_before(drawn, rate, exponent)
-        assert errors is not None
-        last.update(zip(drawn.places.tolist(), errors.tolist(), strict=True))
+    def note(batch: Batch) -> Tensor:
+        rate = training.agent.optimizer.rate_now
+        seen.append((None if rate is None else rate.item(), memory.importance_exponent))
+        assert isinstance(batch, WeightedBatch)
+        assert batch.weights is not None
+        chances = memory.probabilities.flatten()[memory._drawn]  # of this batch, none changed since
+        weights = (chances.astype(np.float64) ** -memory.importance_exponent).reshape(-1, 4)
+        expected = (weights / weights.max(1, keepdims=True)).flatten()
+        np.testing.assert_allclose(batch.weights, expected, rtol=1e-6)
+        errors = learn_as_before(batch)
+        last.update(zip(memory._drawn.tolist(), errors.tolist(), strict=True))
         return errors
 
-    training.agent.learn = note  # type: ignore[assignment]
+    training.agent.learn = note  # type: ignore[method-assign]
     for _ in range(20):
         steps, known, last = training.agent_steps, len(seen), dict[int, float]()
         step(training)
-        expected = (parameters.learning_rate_at(steps), parameters.importance_exponent_at(steps))
+        rate = float(np.float32(parameters.learning_rate_at(steps)))
+        expected = (rate, parameters.importance_exponent_at(steps))
         assert seen[known:] == ([expected] * 2 if steps >= 40 else [])
         for place, error in last.items():
             if place // 4 != memory.row % memory.num_rows:  # the row that was begun since
-                assert memory.chances is not None
-                assert memory.chances.flatten()[place] == pytest.approx(min(abs(error) + 2e-6, 1) ** 0.6, rel=1e-5)
+                chance = memory.probabilities.flatten()[place]
+                assert chance == pytest.approx(min(abs(error) + 2e-6, 1) ** 0.6, rel=1e-5)
     assert len(set(seen)) > 5
     training.close()
+
+
+def test_transitions_of_one_step_are_the_papers() -> None:
+    """The same play, the same generator: the same batches, and the same generator behind them."""
+    paper, one_step = ReplayMemory(60, 3), MultiStepMemory(60, 3, n_steps=1)
+    play, generators = NaivePlay(3, 20, seed=5), [np.random.default_rng(6) for _ in range(2)]
+    play.start(paper, one_step)
+    for number in range(70):  # past the ring's end, three times
+        play.step()
+        if number % 25 == 24:
+            play.start()
+        assert torch.equal(paper.latest_states(), one_step.latest_states())
+        if number > 2:
+            first, second = (
+                vars(memory.sample(40, generator))
+                for memory, generator in zip((paper, one_step), generators, strict=True)
+            )
+            assert first.keys() == second.keys()
+            assert all(value is second[name] or torch.equal(value, second[name]) for name, value in first.items())
+    assert generators[0].bit_generator.state == generators[1].bit_generator.state
 
 
 @pytest.mark.gpu
@@ -564,18 +635,21 @@ def test_a_cuda_graph_learns_by_each_rule_what_a_cpu_learns(name: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no cuda device here")
     torch.backends.cudnn.allow_tf32 = False
-    rule, memory = {**RULES, "adam": Rule(adam=True)}[name], played(300)
-    agents = [new_agent(rule, Architecture("nips2013"), device) for device in ("cpu", "cuda")]
+    rule, architecture = {**RULES, "adam": Rule(adam=True)}[name], Architecture("nips2013")
+    memory, agents = played(300, rule), [new_agent(rule, architecture, device) for device in ("cpu", "cuda")]
     for seed in range(6):
         drawn = memory.sample(2 * MINIBATCH, np.random.default_rng(seed))
-        if rule.priority_exponent is not None:
-            drawn = replace(drawn, chances=np.random.default_rng(seed).random(2 * MINIBATCH).astype(np.float32))
-        errors = [agent.learn(drawn, 1e-4 * (seed + 1), rule.importance_exponent) for agent in agents]
-        if errors[0] is not None and errors[1] is not None:
-            np.testing.assert_allclose(errors[1], errors[0], rtol=1e-2, atol=1e-4)
+        if isinstance(drawn, WeightedBatch):
+            chances = np.random.default_rng(seed).random((2, MINIBATCH)) ** -rule.importance_exponent
+            drawn.weights = torch.from_numpy((chances / chances.max(1, keepdims=True)).flatten()).float()
+        errors = []
+        for agent in agents:
+            agent.optimizer.set_learning_rate(1e-4 * (seed + 1))
+            errors.append(agent.learn(replace(drawn)).cpu())
+        np.testing.assert_allclose(errors[1], errors[0], rtol=1e-2, atol=1e-4)
         if seed == 3:
             for agent in agents:
-                agent.reset_head(7)
+                reset_head(agent, lambda: build_network("corridor", 2, architecture), 7)
         on_cpu, on_cuda = (agent.state_dict() for agent in agents)
         for part in ("online", "target", "gradient_mean", "squared_gradient_mean"):
             # Adam's first steps are the rate times the gradient's sign, which may be rounding alone.

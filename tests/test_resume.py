@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,17 +22,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from atari import FinishedGame, Step
 from machine.checkpoint import CheckpointFile
 from machine.networks import load_network
-from q_agent_train import Config, set_up, step, train
+from machine.training_state import pack
+from q_agent_train import Config, train
 from showing.episodes import play_protocol
-from training import Training, _packed
 from wrappers import AtariGames
 
 TINY = replace(SMALL, steps=1_200, replay_size=320)
 # The script, but with the fresh seeds of `start`.
 SCRIPT = f"""
-import q_agent_train, training
+import machine.run, training
 training.RESEED_STEPS = {RESEED_STEPS}
-q_agent_train.LOG_EVERY_STEPS = {LOG_EVERY_STEPS}
+machine.run.LOG_EVERY_STEPS = {LOG_EVERY_STEPS}
 from machine.exits import exit_with
 from q_agent_train import main
 exit_with(main)
@@ -132,7 +131,7 @@ def test_killed_five_times_a_run_with_every_option_ends_as_if_nothing_had_happen
         os.waitpid(process, 0)
         assert past(agent_steps)
         (priorities,) = {hashed(checkpoints.load()[0]["training"]["priorities"])}
-        assert priorities != hashed(_packed(np.ones((96, 5), np.float32)))
+        assert priorities != hashed(pack(np.ones((96, 5), np.float32)))
     finish(config)
     assert differences(whole, tmp_path / "killed") == []
     assert load_network(whole / "model.pt").rules.frames_per_step == 3
@@ -228,7 +227,7 @@ def test_an_evaluation_broken_off_at_the_very_end_is_made_up_for(
 
     monkeypatch.setattr("showing.evaluator.play_protocol", play_and_interrupt)
     monkeypatch.setattr("training.RESEED_STEPS", RESEED_STEPS)
-    monkeypatch.setattr("q_agent_train.LOG_EVERY_STEPS", LOG_EVERY_STEPS)
+    monkeypatch.setattr("machine.run.LOG_EVERY_STEPS", LOG_EVERY_STEPS)
     config = replace(TINY, run_dir=tmp_path / "run")
     train(config)
     state, _ = CheckpointFile(tmp_path / "run").load()
@@ -238,61 +237,6 @@ def test_an_evaluation_broken_off_at_the_very_end_is_made_up_for(
     assert len(played) == 3
     (tmp_path / "run" / "memory.sha256").write_text((finished / "memory.sha256").read_text())
     assert differences(finished, tmp_path / "run") == []
-
-
-def new_training() -> Training:
-    return set_up(TINY, torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def learning() -> Iterator[Training]:
-    """A training that has begun to learn; tests only look at it."""
-    training = new_training()
-    training.begin()
-    for _ in range(TINY.replay_start_size // TINY.num_envs + 20):
-        step(training)
-    yield training
-    training.close()
-
-
-def test_what_is_restored_goes_on_bit_for_bit(learning: Training) -> None:
-    one, other, watched = new_training(), new_training(), list[int]()
-
-    def watch(steps: int) -> bool:
-        watched.append(steps)
-        return True
-
-    assert one.restore(learning.state_dict(), watch)
-    assert watched == [TINY.num_envs] * (learning.agent_steps // TINY.num_envs)
-    assert hashed(one.state_dict()) == hashed(learning.state_dict())
-    assert np.array_equal(one.epsilon, learning.epsilon)
-    assert one.mean_max_q() == learning.mean_max_q() is not None
-    other.restore(learning.state_dict())
-    for _ in range(10):
-        assert step(one) == step(other)
-    assert hashed(one.state_dict()) == hashed(other.state_dict()) != hashed(learning.state_dict())
-    one.close()
-    other.close()
-
-
-def test_a_restoring_that_is_broken_off_sets_nothing_of_agent_or_clock(learning: Training) -> None:
-    training, watched = new_training(), list[int]()
-    before, epsilon = training.state_dict(), training.epsilon
-
-    def watch(steps: int) -> bool:
-        watched.append(steps)
-        return len(watched) < 5
-
-    assert training.restore(learning.state_dict(), watch) is None
-    assert len(watched) == 5
-    after = training.state_dict()
-    changed = {name for name in before if hashed(before[name]) != hashed(after[name])}
-    assert changed == {"tape", "fingerprint"}
-    assert {"agent", "generators", "agent_steps", "held_out_states"} <= {
-        name for name in before if hashed(before[name]) != hashed(learning.state_dict()[name])
-    }
-    assert np.array_equal(training.epsilon, epsilon)
-    training.close()
 
 
 def test_contradicting_flags_name_both_values_and_change_nothing(tmp_path: Path, finished: Path) -> None:

@@ -77,7 +77,7 @@ def test_the_progress_line_and_the_end_say_what_a_user_needs(
 def test_tensorboard_gets_the_loss_and_the_held_out_states_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("q_agent_train.LOG_EVERY_STEPS", 500)
+    monkeypatch.setattr("machine.run.LOG_EVERY_STEPS", 500)
     train(replace(SMALL, steps=1_000, evaluate_every=0, run_dir=tmp_path / "run"))
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     for name in ("loss", "mean_q_held_out", "deviation_q_held_out", "steps_per_second"):
@@ -158,7 +158,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_file(tm
 def test_a_network_that_has_died_is_said_once_and_one_that_lives_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("q_agent_train.LOG_EVERY_STEPS", 200)
+    monkeypatch.setattr("machine.run.LOG_EVERY_STEPS", 200)
     config = replace(SMALL, steps=800, evaluate_every=0)
     train(replace(config, run_dir=tmp_path / "living"))
     assert "same value" not in capfd.readouterr().out

@@ -21,9 +21,9 @@ import sweep
 from cluster.board import Row
 from cluster.jobs import Ended, Job
 from cluster.runs import held
-from config import NOT_KEPT, RunConfig, words_of_file
 from machine.exits import UsageError
 from machine.flags import parse
+from machine.run_config import NOT_KEPT, RunConfig, words_of_file
 from machine.tables import GAME_COLUMNS, TRAINING_COLUMNS
 from q_agent_train import Config, train
 from showing.figures_aggregate import read_sweep

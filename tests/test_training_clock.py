@@ -1,6 +1,5 @@
 """What happens at which agent step: exploration, updates, target copies and games, against the Lua clock."""
 
-import copy
 import math
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +15,15 @@ from gymnasium.vector import AutoresetMode
 
 from atari import FinishedGame, Step
 from config import Hyperparameters
+from machine.action_log import fingerprint
 from machine.devices import upload
 from machine.exits import UsageError
+from machine.memory_size import check_size
+from model import QNetwork
+from q_agent import QAgent
 from q_agent_train import set_up, step
+from relatives.head_reset import head_of, reset_head
+from relatives.networks import build_network
 from replay_memory import ReplayMemory
 from training import RESEED_STEPS, Training, multiples_crossed
 
@@ -115,27 +120,32 @@ def assert_step_keeps_the_clock(training: Training, updates: list[int], copies: 
 
 
 @pytest.mark.parametrize(("num_envs", "steps"), [(1, 130), (3, 50), (32, 9)])
-def test_heads_are_drawn_anew_and_updates_made_as_often_as_asked(num_envs: int, steps: int) -> None:
+def test_heads_are_drawn_anew_and_updates_made_as_often_as_asked(
+    num_envs: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A fresh head in each step that crosses a multiple of the period, never otherwise; N updates for one."""
-    parameters = tiny(num_envs, replay_start_size=70, reset_head_every=45, updates_per_period=3)
+    parameters = tiny(
+        num_envs, replay_start_size=70, reset_head_every=45, updates_per_period=3, initial_weights="lecun"
+    )
     updates, _ = lua_clock(steps * num_envs, parameters)
     training, seeds = begun(parameters), list[int]()
-    reset = training.agent.reset_head
 
-    def note(seed: int) -> None:
+    def note(agent: QAgent, build: Callable[[], QNetwork], seed: int) -> None:
+        assert agent is training.agent
         seeds.append(seed)
-        reset(seed)
+        reset_head(agent, build, seed)
 
-    training.agent.reset_head = note  # type: ignore[method-assign]
+    monkeypatch.setattr("relatives.chosen.reset_head", note)
     for _ in range(steps):
         before, known = training.agent_steps, len(seeds)
         step(training)
         assert len(seeds) - known == (training.agent_steps // 45 > before // 45)
         if len(seeds) > known:
-            fresh = copy.deepcopy(training.agent.online_network)
-            fresh.redraw_head(seeds[-1])
-            for own, drawn in zip(training.agent.online_network.head(), fresh.head(), strict=True):
-                assert torch.equal(own, drawn)
+            torch.manual_seed(seeds[-1])
+            fresh = build_network("breakout", 4, initial_weights="lecun")
+            for network in (training.agent.online_network, training.agent.target_network):
+                for own, drawn in zip(head_of(network), head_of(fresh), strict=True):
+                    assert torch.equal(own, drawn)
         assert training.agent.state_dict()["updates_since_loss"] == 3 * updates[training.agent_steps]
     assert len(set(seeds)) == len(seeds) == steps * num_envs // 45
 
@@ -206,7 +216,7 @@ def test_games_lives_and_scores_are_the_emulators(game: str, lives: int, num_env
     # With this seed one environment of Breakout plays two games, the first of which scores.
     training = begun(tiny(num_envs, game=game, seed=2 if num_envs == 1 else 0, replay_start_size=10_000))
     finished = [ended for _ in range(steps) for ended in step(training)]
-    ((seed, first_row, actions),) = training.tape.segments()
+    ((seed, first_row, actions),) = training.action_log.segments()
     assert (first_row, actions.shape) == (0, (steps, num_envs))
 
     expected = ReplayMemory(400 * num_envs, num_envs)
@@ -225,7 +235,7 @@ def test_games_lives_and_scores_are_the_emulators(game: str, lives: int, num_env
     assert [ended.score for ended in finished] == list(training.recent_scores)
     assert finished[0].score > 0
     assert lives * started_games <= lost < lives * (started_games + num_envs)
-    assert training.memory.fingerprint() == expected.fingerprint()
+    assert fingerprint(training.memory) == fingerprint(expected)
     training.close()
 
 
@@ -236,7 +246,7 @@ def test_exploration_is_random_until_learning_starts_and_greedy_where_epsilon_en
         with torch.no_grad():
             greedy.append(int(training.agent.online_network(training.memory.latest_states()).argmax()))
         step(training)
-    ((_, _, actions),) = training.tape.segments()
+    ((_, _, actions),) = training.action_log.segments()
     agrees = actions[:, 0] == np.array(greedy)
     assert agrees[41:].all()
     assert agrees[:40].mean() < 0.6
@@ -284,7 +294,7 @@ def test_games_are_reseeded_at_each_multiple_once_whatever_the_evaluations(monke
         training.reseed_when_due()
         training.reseed_when_due()
     assert due == [20, 40]
-    segments = list(training.tape.segments())
+    segments = list(training.action_log.segments())
     assert [(row, len(actions)) for _, row, actions in segments] == [(0, 16), (16, 16), (32, 16), (48, 2)]
     assert len({seed for seed, _, _ in segments} | set(evaluation_seeds)) == 6
     training.close()
@@ -294,19 +304,6 @@ def test_without_evaluation_none_is_ever_due() -> None:
     training = set_up(tiny(1, game="pong", evaluate_every=0), CPU)
     training.agent_steps = 10 * RESEED_STEPS
     assert not training.evaluation_is_due
-    training.close()
-
-
-def test_the_deviation_over_held_out_states_leaves_out_the_empty_frames_of_a_games_start() -> None:
-    training = set_up(tiny(1), torch.device("cpu"))
-    states = torch.randint(1, 256, (6, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    states[0, :3] = 0  # a game's first state
-    states[3, 0] = 0  # and its third
-    training.held_out_states = states
-    values, max_q = training.take_log_values(), training.agent.max_q(states)
-    assert values["mean_q_held_out"] == pytest.approx(max_q.mean().item())
-    assert values["deviation_q_held_out"] == pytest.approx(max_q[[1, 2, 4, 5]].std(correction=0).item())
-    assert values["deviation_q_held_out"] != pytest.approx(max_q.std(correction=0).item(), rel=0.1)
     training.close()
 
 
@@ -336,9 +333,9 @@ BAD: dict[str, tuple[Any, ...]] = {
 def test_values_that_cannot_be_are_refused_by_their_flag(name: str, value: Any) -> None:
     parameters = Hyperparameters("pong", **{name: value})
     refuses: Callable[[], object] = parameters.check
-    if name == "replay_size":  # known to the memory alone, before it takes any room
+    if name == "replay_size":  # known together with the device alone, before a memory takes any room
         parameters.check()
-        refuses = partial(ReplayMemory, parameters.replay_size, parameters.num_envs)
+        refuses = partial(check_size, parameters.replay_size, parameters.num_envs, CPU)
     with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')} ") as error:
         refuses()
     assert "\n" not in str(error.value)
@@ -365,11 +362,11 @@ def test_a_vector_step_has_three_transfers_up(monkeypatch: pytest.MonkeyPatch) -
         uploads.extend([[*arrays]] if arrays else [])
         return upload(device, **arrays)
 
-    for module in ("replay_memory", "q_agent"):
+    for module in ("replay_memory", "relatives.prioritized"):
         monkeypatch.setattr(f"{module}.upload", count)
     training.hold_out_states_when_due()
     uploads.clear()
     training.epsilon[:] = 0
     step(training)
-    assert uploads == [["indices"], ["indices", "actions", "rewards", "terminals"], ["frames"]]
+    assert uploads == [["indices"], ["indices", "actions", "rewards", "discounts"], ["frames"]]
     training.close()

@@ -23,9 +23,9 @@ from machine.exits import StopSignal
 from machine.networks import load_network
 from showing.episodes import EpsilonGreedyPlayer, Shot
 from showing.film import filming
+from showing.filmed_game import FilmedGame
 from showing.panel import PANEL_WIDTH, Panel
 from showing.window import Window
-from wrappers import FilmedGame
 
 SCRIPT = Path(video.__file__)
 ORANGE, BLUE = (230, 159, 0), (0, 114, 178)

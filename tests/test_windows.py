@@ -66,8 +66,8 @@ builtins.__import__ = import_as_on_windows
 sys.path.insert(0, root)
 sys.argv = sys.argv[2:]
 if "q_agent_train" in sys.argv[0]:
-    import q_agent_train
-    q_agent_train.BESIDE_ON = ("cpu",)  # as on a GPU: in a process of its own
+    import machine.run, q_agent_train
+    machine.run.BESIDE_ON = ("cpu",)  # as on a GPU: in a process of its own
     assert sys.modules["machine.exits"].signal is windows["signal"]
     from machine.exits import exit_with
     exit_with(q_agent_train.main)

@@ -10,10 +10,16 @@ from conftest import begun
 from gymnasium.vector import AutoresetMode
 
 from atari import FRAME_SIZE, FRAMES_PER_STEP, HISTORY_FRAMES
-from config import Hyperparameters, RunConfig
+from config import Hyperparameters
+from machine.run_config import RunConfig
 from model import QNetwork
-from optimizers import RMSProp
+from optimizers import Adam, RMSProp
+from q_agent import QAgent, best_value
 from q_agent_train import step
+from relatives.distributional import Categorical, DistributionalAgent, Quantiles
+from relatives.multi_step import MultiStepMemory
+from relatives.prioritized import PrioritizedMemory
+from replay_memory import Batch, ReplayMemory
 from showing.evaluator import Evaluator
 from training import HELD_OUT_STATES, Training
 from wrappers import MAX_FRAMES_PER_GAME, NOOP_MAX_FRAMES, AtariGames, choose_actions
@@ -60,7 +66,124 @@ def test_an_agent_learns_with_the_constants_of_the_flags() -> None:
     agent = training.agent
     assert isinstance(agent.optimizer, RMSProp)
     assert (agent.optimizer.learning_rate, agent.optimizer.decay, agent.optimizer.minimum) == (1e-3, 0.8, 0.2)
-    assert (training.memory.discount, training.memory.n_steps, agent._minibatch_size) == (0.7, 2, 3)
+    assert isinstance(training.memory, MultiStepMemory)
+    assert (training.memory.discount, training.memory.n_steps, agent.minibatch_size) == (0.7, 2, 3)
+    training.close()
+
+
+def test_without_flags_nothing_but_the_paper_takes_part() -> None:
+    training = small_training(2)
+    agent, networks = training.agent, (training.agent.online_network, training.agent.target_network)
+    assert [type(part) for part in (training.memory, agent, *networks)] == [ReplayMemory, QAgent, QNetwork, QNetwork]
+    assert agent.next_values is best_value
+    assert agent.target_pass is agent.target_network
+    assert agent.optimizer.rate_now is None
+    assert (training.schedules, training.events, training.kept_arrays) == ([], [], {})
+    for part in (agent, *networks):  # no function of theirs has another in its place
+        assert not {"learn", "learn_from", "greedy_actions", "features"} & vars(part).keys()
+    training.close()
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_a_prioritized_memory_has_the_constants_of_the_flags(n_steps: int) -> None:
+    constants = {"discount": 0.7, "n_steps": n_steps, "priority_exponent": 0.9, "importance_exponent": 0.2}
+    flags = {"prioritized": True, "importance_steps": 8, "replay_start_size": 6, "minibatch_size": 3}
+    training = small_training(2, **flags, **constants)
+    memory, exponents = training.memory, list[float]()
+    assert isinstance(memory, PrioritizedMemory)
+    assert (memory.discount, memory.n_steps, memory._minibatch_size) == (0.7, n_steps, 3)
+    assert memory._priority_exponent == 0.9
+    while training.agent_steps < 20:
+        exponents.append(memory.importance_exponent)
+        step(training)
+    assert exponents == pytest.approx([0.2, 0.2, 0.2, 0.2, 0.4, 0.6, 0.8, 1, 1, 1])  # from step 6 to step 14
+    training.close()
+
+
+def test_adams_epsilon_reaches_it() -> None:
+    training = small_training(1, optimizer="adam", adam_epsilon=0.125, learning_rate=0.5)
+    optimizer = training.agent.optimizer
+    assert isinstance(optimizer, Adam)
+    optimizer.weights.zero_()
+    optimizer.gradient.fill_(0.375)
+    optimizer.step()
+    torch.testing.assert_close(optimizer.weights, torch.full_like(optimizer.weights, -0.5 * 0.375 / (0.375 + 0.125)))
+    training.close()
+
+
+@pytest.mark.parametrize(("kind", "double", "network"), [("c51", False, Categorical), ("qr", True, Quantiles)])
+def test_the_distribution_that_is_chosen_is_learned(
+    kind: str, double: bool, network: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, asked = small_training(2, distributional=kind, double=double), list[tuple[str, torch.Size]]()
+    agent = training.agent
+    assert isinstance(agent, DistributionalAgent)
+    while not training.updates_due:
+        step(training)
+
+    def spy(name: str) -> None:
+        part = getattr(agent, name)
+        head = part.head
+        assert isinstance(part, network)
+
+        def spied(features: torch.Tensor) -> torch.Tensor:
+            outputs: torch.Tensor = head(features)
+            asked.append((name, outputs.shape))
+            return outputs
+
+        monkeypatch.setattr(part, "head", spied)
+
+    spy("online_network")
+    spy("target_network")
+    before = agent.optimizer.weights.clone()
+    agent.learn(training.memory.sample(2, np.random.default_rng(0)))
+    names = ["target_network", *["online_network"] * (2 if double else 1)]  # double asks it which action is best
+    assert asked == [(name, (2, 4, 51)) for name in names]
+    assert not torch.equal(agent.optimizer.weights, before)
+    training.close()
+
+
+def test_the_steps_of_a_target_fall_with_the_clock() -> None:
+    """From 5 to 2, in equal parts in the 40 agent steps from 20 on, when learning begins."""
+    training = small_training(2, n_steps=5, n_steps_end=2, n_steps_steps=40, replay_start_size=20)
+    memory, spans, drawn = training.memory, list[int](), list[Batch]()
+    assert isinstance(memory, MultiStepMemory)
+    sample = memory.sample
+
+    def note(count: int, generator: np.random.Generator) -> Batch:
+        drawn.append(sample(count, generator))
+        return drawn[-1]
+
+    memory.sample = note  # type: ignore[method-assign]
+    while training.agent_steps < 80:
+        known = len(drawn)
+        spans.append(memory.n_steps)
+        step(training)
+        for batch in drawn[known:]:  # a lost life is worth nothing behind it
+            assert set(batch.discounts.tolist()) <= {0.0, float(np.float32(0.99 ** spans[-1]))}
+    by_hand = [5] * 14 + [4] * 7 + [3] * 6 + [2] * 13
+    assert spans == by_hand
+    assert len(drawn) > 10
+    training.close()
+
+
+@pytest.mark.parametrize(("precision", "chosen"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_the_precision_that_is_chosen_is_that_of_acting_and_learning_alone(precision: str, chosen: torch.dtype) -> None:
+    training, seen = small_training(2, precision=precision), list[tuple[str, torch.dtype]]()
+    agent = training.agent
+    while not training.updates_due:
+        step(training)
+    agent.online_network.conv2.register_forward_hook(lambda _, __, maps: seen.append(("online", maps.dtype)))
+    agent.target_network.conv2.register_forward_hook(lambda _, __, maps: seen.append(("target", maps.dtype)))
+    batch = training.memory.sample(2, np.random.default_rng(0))
+    agent.act(batch.states, np.zeros(2), np.random.default_rng(0))
+    agent.learn(batch)
+    assert seen == [("online", chosen), ("target", chosen), ("online", chosen)]
+    seen.clear()
+    agent.max_q(batch.states)  # whoever else asks the networks
+    agent.online_network(batch.states)
+    agent.target_network(batch.states)
+    assert {dtype for _, dtype in seen} == {torch.float32}
     training.close()
 
 
@@ -119,7 +242,7 @@ def test_the_seed_is_that_of_exploration_sampling_and_emulators() -> None:
         training = small_training(1, seed=seed)
         numbers = [int(training.generators[name].integers(2**62)) for name in ("exploration", "sampling")]
         training.close()
-        return [*numbers, training.tape.state_dict()["seeds"][0]]
+        return [*numbers, training.action_log.state_dict()["seeds"][0]]
 
     assert drawn(5) == drawn(5)
     assert len({*drawn(5), *drawn(6)}) == 6
@@ -148,7 +271,7 @@ def test_sticky_actions_reach_the_emulators_that_are_learned_from() -> None:
     training = small_training(2, sticky_actions=0.25, frames_per_step=3)
     for _ in range(60):
         step(training)
-    ((seed, _, actions),) = training.tape.segments()
+    ((seed, _, actions),) = training.action_log.segments()
     emulator = AtariVectorEnv(
         "breakout",
         2,

@@ -1,4 +1,4 @@
-"""The games: names, the training's bytes against the film's, lives, scores, seeds, and the tape."""
+"""The games: names, the training's bytes against the film's, lives, scores and seeds."""
 
 import csv
 import re
@@ -16,7 +16,8 @@ from atari import OTHER_NAMES, Rules, display_name, game_key, paper_scores
 from machine.exits import UsageError
 from replay_memory import ReplayMemory
 from showing.episodes import play_games
-from wrappers import AtariGames, FilmedGame, Tape, rom_name
+from showing.filmed_game import FilmedGame
+from wrappers import AtariGames, rom_name
 
 
 def paper_games() -> list[str]:
@@ -123,7 +124,8 @@ RULES = {
 @pytest.mark.parametrize("game", RULES)
 def test_training_sees_the_bytes_that_the_film_sees(game: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over a whole game, states read from the memory equal those that a player is given in front of a filmed game."""
-    monkeypatch.setattr("wrappers.NOOP_MAX_FRAMES", 0)  # each draws its own number of no-ops
+    for module in ("wrappers", "showing.filmed_game"):
+        monkeypatch.setattr(f"{module}.NOOP_MAX_FRAMES", 0)  # each draws its own number of no-ops
     generator = np.random.default_rng(0)
     filmed, games = FilmedGame(game, RULES[game]), AtariGames(game, 1, RULES[game])
     assert filmed.num_actions == games.num_actions
@@ -149,7 +151,7 @@ def test_an_action_is_the_one_that_its_name_says_for_as_many_frames_as_the_rules
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Against the bare emulator, which knows actions by their numbers."""
-    monkeypatch.setattr("wrappers.NOOP_MAX_FRAMES", 0)
+    monkeypatch.setattr("showing.filmed_game.NOOP_MAX_FRAMES", 0)
     names, generator = ("LEFT", "FIRE", "RIGHTFIRE"), np.random.default_rng(0)
     filmed = FilmedGame("pong", Rules(frames_per_step=5, actions=names))
     filmed.reset(0)
@@ -264,26 +266,6 @@ def test_sticky_actions_change_the_game() -> None:
         frames[sticky] = step.frames
         games.close()
     assert not np.array_equal(frames[0.0], frames[0.9])
-
-
-def test_the_tape_forgets_only_what_the_memory_has_lost() -> None:
-    tape = Tape(2)
-    for seed, row in ((11, 0), (22, 3), (33, 6)):
-        tape.start_segment(seed, row)
-        for step in range(3):
-            tape.record(np.array([row + step, 100 + row + step]))
-    tape.forget_before(2)
-    assert [seed for seed, _, _ in tape.segments()] == [11, 22, 33]
-    tape.forget_before(3)
-    assert [(seed, row) for seed, row, _ in tape.segments()] == [(22, 3), (33, 6)]
-    copy = Tape(2)
-    copy.load_state_dict(tape.state_dict())
-    for (seed, row, actions), (seed2, row2, actions2) in zip(tape.segments(), copy.segments(), strict=True):
-        assert (seed, row) == (seed2, row2)
-        assert np.array_equal(actions, actions2)
-    assert actions.tolist() == [[6, 106], [7, 107], [8, 108]]
-    tape.forget_before(1_000)
-    assert [seed for seed, _, _ in tape.segments()] == [33]
 
 
 PLAY_ALL = """

@@ -25,11 +25,11 @@ import figures
 import play
 import q_agent_train
 import trained_model_video_generation as film
-from config import FLAGS
 from machine.checkpoint import CheckpointFile, save_state_dict
 from machine.devices import set_up_torch
 from machine.exits import UsageError, exit_with
 from machine.flags import parse
+from machine.run_config import FLAGS
 
 SCRIPTS = {
     "q_agent_train.py": q_agent_train.main,
