@@ -1,1 +1,1 @@
-"""Many runs on many machines: jobs on a Ray cluster, and what sweeps and searches share."""
+"""Many runs on one machine or many: what sweeps and searches share, on top of Ray Tune."""
