@@ -1,7 +1,7 @@
 """Train games x seeds, on this machine or on a Ray cluster, and score every network: python sweep.py --help"""
 
-from machine.exits import UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
-import itertools
+from machine.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +10,6 @@ from cluster.settings import VARIED, TrainingFlags, command_line, locked, requir
 from config import RunConfig, with_words, words_for
 from machine.files import write_csv
 from machine.flags import Bounds, flag
-
-OWN_FLAGS = ("seeds", "vary")
 
 
 @dataclass
@@ -27,73 +25,67 @@ class SweepConfig(TrainingFlags):
     vary: tuple[str, ...] = ()
     """A flag of training and two or more values for it; every game and seed is trained with each of them."""
 
-    def varied(self) -> tuple[str, list[str]]:
-        """The field of --vary and its values; one of no name and no value without it. Raises `UsageError`."""
-        name, *values = self.vary or ("", "")
-        name = name.lstrip("-").replace("-", "_")
+    @property
+    def varied(self) -> str:
+        """The field that --vary names; none without it."""
+        return "".join(self.vary[:1]).lstrip("-").replace("-", "_")
+
+    def settings(self) -> list[RunConfig]:
+        """The config of each game's first run with each varied value; raises `UsageError` for one that is wrong."""
+        values, configs = self.vary[1:], []
         if self.vary and len({*values}) < max(2, len(values)):
             raise UsageError("--vary needs a flag and two or more values: --vary learning-rate 0.0001 0.00025")
-        if name in vars(self) and name not in VARIED:
+        if self.varied in vars(self) and self.varied not in VARIED:
             raise UsageError(f"--vary {self.vary[0]}: runs of one sweep all have the same; vary what is learned with")
-        return name, values
+        for words in [words_for(self.varied, value) for value in values] or [[]]:
+            for rom in self.roms:
+                configs.append(with_words(self.run(rom, 0), words, "--vary"))
+                configs[-1].check()
+                configs[-1].check_new()
+        return configs
 
-    def runs(self) -> dict[str, tuple[RunConfig, str]]:
-        """The config and the varied value of each run, by its name; raises `UsageError` for one that is wrong."""
-        (name, values), runs = self.varied(), {}
-        for rom, value, seed in itertools.product(self.roms, values, range(self.seeds)):
-            config = with_words(self.run(rom, seed), words_for(name, value) if name else [], "--vary")
-            config.check()
-            config.check_new()
-            runs[run_name({"game": rom, "seed": seed} | ({name: value} if name else {}))] = config, value
-        return runs
-
-
-def run_name(own: dict[str, Any]) -> str:
-    """The name of the run with these flags of its own: pong-seed0, pong-seed0-learning-rate-0.0001."""
-    varied = (f"-{flag(name)[2:]}-{own[name]}" for name in own if name in VARIED)
-    return f"{own['game']}-seed{own['seed']}{''.join(varied)}"
+    def name(self, trial: Any) -> str:
+        """The name of a trial's run: pong-seed0, pong-seed0-learning-rate-0.0001."""
+        varied = f"-{flag(self.varied)[2:]}-{trial.config[self.varied]}" if self.vary else ""
+        return f"{trial.config['game']}-seed{trial.config['seed']}{varied}"
 
 
-def write_scores(folder: Path, runs: dict[str, tuple[RunConfig, str]]) -> None:
+def write_scores(folder: Path, varied: str) -> None:
     """scores.csv: a row per finished run and network, in the columns of evaluate.py, with network, seed and value."""
     from cluster.trials import scores_in
 
     rows: list[dict[str, Any]] = []
-    for run, (config, value) in runs.items():
-        if (file := folder / "scores" / f"{run}.csv").exists():
-            more = {"seed": config.seed, "value": value}
-            rows += [row | {"network": Path(row["state_dict"]).stem} | more for row in scores_in(file)]
+    for file in sorted((folder / "scores").glob("*.csv")):
+        config = json.loads((folder / "configs" / f"{file.stem}.json").read_text())
+        more = {"seed": config["seed"], "value": config.get(varied, "")}
+        rows += [row | {"network": Path(row["state_dict"]).stem} | more for row in scores_in(file)]
     if rows:
         write_csv(folder / "scores.csv", [*rows[0]], rows)
 
 
 def sweep(config: SweepConfig) -> Path:
-    """Train and score every run that is not finished; returns the folder.
+    """Train and score every run that is not finished; returns the folder. Raises `UsageError` and `RunError`."""
+    replay_size = max(each.replay_size for each in config.settings())
+    require("ray")
+    with locked(config, "sweep.json") as file:
+        from cluster.tuning import run_all
 
-    Raises `UsageError`, and a `RunError` that names the runs that failed; KeyboardInterrupt says how to resume.
-    """
-    runs, (varied, values) = config.runs(), config.varied()
-    require("ray.tune")
-    with locked(config, "sweep.json", OWN_FLAGS) as file:
-        from cluster.tuning import check_results, run_all, tune
-
-        seeds = [*range(config.seeds)]
-        space = {"game": tune.grid_search(config.roms), "seed": tune.grid_search(seeds)}
-        space |= {varied: tune.grid_search(values)} if varied else {}
-        common = {"file": str(file), "roms": [], "stages": 1, "networks": ["best.pt", "model.pt"]}
-        replay_size = max(run.replay_size for run, _ in runs.values())
+        grid: dict[str, Any] = {"game": config.roms, "seed": [*range(config.seeds)]}
+        grid |= {config.varied: [*config.vary[1:]]} if config.vary else {}
+        space = {name: {"grid_search": values} for name, values in grid.items()}
+        more = {"file": str(file), "roms": [], "stages": 1, "networks": ["best.pt", "model.pt"]}
         try:
-            results = run_all(config, file, replay_size, space | common, lambda trial: run_name(trial.config))
+            results, failed = run_all(config, file.parent, replay_size, space | more, trial_name_creator=config.name)
         finally:
-            write_scores(file.parent, runs)
-        check_results(results)
-    print(f"{len(runs)} runs are finished: {file.parent / 'scores.csv'}")
-    print(f"  draw them  python figures.py aggregate {config.run_dir}")
+            write_scores(file.parent, config.varied)
+    if failed:
+        raise RunError(failed)
+    print(f"{len(results)} runs are finished; draw them: python figures.py aggregate {config.run_dir}")
     return file.parent
 
 
 def main() -> None:
-    sweep(command_line(SweepConfig, OWN_FLAGS))
+    sweep(command_line(SweepConfig))
 
 
 if __name__ == "__main__":

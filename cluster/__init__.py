@@ -1,1 +1,0 @@
-"""Many runs on one machine or many: what sweeps and searches share, on top of Ray Tune."""

@@ -1,13 +1,13 @@
 """What sweeps and searches share on the command line, and the folder that one of them holds."""
 
 import dataclasses
-import importlib
+import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from atari import games_named
 from config import FLAGS, NOT_KEPT, Hyperparameters, RunConfig, with_file
@@ -16,12 +16,10 @@ from machine.files import lock_folder, write_text
 from machine.flags import MOST, Bounds, Positive, check_bounds, flag, parse
 from wrappers import rom_name
 
-MACHINES = ("address", "cpus_per_run", "gpus_per_run")
-MAY_CHANGE = ("device", "save_every_games", "checkpoint_minutes")  # between two starts, as in a run
+MAY_CHANGE = {"run", "device", "save_every_games", "checkpoint_minutes"}  # between two starts, as in a run
 # What sweeps and searches may give other values: all that is learned with, but for what names or moves a run.
 VARIED = {field.name for field in dataclasses.fields(Hyperparameters)}
 VARIED -= {"game", "seed", "actions", "initial_state_dict", "deterministic"}
-
 Flags = TypeVar("Flags", bound="TrainingFlags")
 
 
@@ -45,13 +43,9 @@ class TrainingFlags(RunConfig):
     @property
     def roms(self) -> list[str]:
         """The ROMs of the games, each once; raises `UsageError`."""
-        names = games_named(self.games)
-        roms = [rom_name(game) for game in names]
-        if not roms:
+        if not self.games:
             raise UsageError("--games is missing: one or more games, such as --games Pong Breakout")
-        if twice := [game for game, rom in zip(names, roms, strict=True) if roms.count(rom) > 1]:
-            raise UsageError(f"--games: {twice[0]} comes twice; leave one of them out")
-        return roms
+        return [*dict.fromkeys(rom_name(game) for game in games_named(self.games))]
 
     def run(self, rom: str, seed: int) -> RunConfig:
         """The config of one run; it ends at its agent steps, whatever number of games they are."""
@@ -61,13 +55,10 @@ class TrainingFlags(RunConfig):
         return RunConfig(**values | own | dict.fromkeys(NOT_KEPT))
 
 
-def command_line(kind: type[Flags], own: tuple[str, ...]) -> Flags:
-    """The flags that the command line means; what is not typed is as the --config file says.
-
-    own: the flags that `kind` has beside training's.
-    """
-    groups = {"runs": ("games", *own, "run_dir", "config", "initial_state_dict", "steps")}
-    groups["machines"] = (*MACHINES, "device", "deterministic")
+def command_line(kind: type[Flags]) -> Flags:
+    """The flags that the command line means; what is not typed is as the --config file says."""
+    groups = {"runs": ("games", *kind.__annotations__, "run_dir", "config", "initial_state_dict", "steps")}
+    groups["machines"] = ("address", "cpus_per_run", "gpus_per_run", "device", "deterministic")
     for heading in [*FLAGS][1:]:
         groups[heading] = tuple(name for name in FLAGS[heading] if name not in ("game", "webhook"))
     typed = parse(kind, groups=groups)
@@ -80,41 +71,34 @@ def command_line(kind: type[Flags], own: tuple[str, ...]) -> Flags:
 
 def require(*packages: str) -> None:
     """Raise `UsageError`, which says how to install it, where a package is missing."""
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            name = package.partition(".")[0].capitalize()
-            raise UsageError(f"{name} is not installed: pip install -r requirements-cluster.txt") from None
+    if missing := [package.capitalize() for package in packages if importlib.util.find_spec(package) is None]:
+        raise UsageError(f"{missing[0]} is not installed: pip install -r requirements-cluster.txt")
 
 
 @contextmanager
-def locked(config: TrainingFlags, name: str, own: tuple[str, ...]) -> Iterator[Path]:
-    """Lock the folder of a sweep or a search, and note in it as `name` what it is for; gives that file.
-
-    Raises `UsageError` where another process holds it, or it is not new, not empty and was begun for something else.
-    """
+def locked(config: TrainingFlags, name: str) -> Iterator[Path]:
+    """Lock a folder, and note in its file `name` what it is for; gives that. `UsageError` for a folder of others."""
     check_bounds(config)
     if config.run_dir is None:
         raise UsageError("--run-dir is missing: the folder of all runs, a new one or one to resume")
-    file = config.run_dir.resolve() / name
-    asked: dict[str, Any] = {name: getattr(config, name) for name in ("games", *own)}
-    text = json.dumps(asked | {"run": config.run("", config.seed).as_json()}, indent=2)
+    folder = config.run_dir.resolve()
+    flags = {each: getattr(config, each) for each in ("games", *type(config).__annotations__)}
+    text = json.dumps(flags | {"run": config.run("", config.seed).as_json()}, indent=2)
     try:
-        there = {path.name for path in file.parent.iterdir()} if file.parent.is_dir() else set()
+        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         if there - {"lock", f".{name}.tmp"} and name not in there:
-            raise UsageError(f"{file.parent} is neither new nor empty, and holds no {name}; choose another --run-dir")
-        lock = lock_folder(file.parent)
-        was, now = (json.loads(each) for each in (file.read_text() if name in there else text, text))
-        for key in sorted({**now, **now["run"]}.keys() - {"run", *MAY_CHANGE}):
-            before, after = ({**each["run"], **each}[key] for each in (was, now))
-            if before != after:
-                what = f"{file.parent} was begun with {flag(key)} {before}, not {after}"
-                raise UsageError(f"{what}; type that, or choose another --run-dir")
-        write_text(file, text + "\n")
+            raise UsageError(f"{folder} is neither new nor empty, and holds no {name}; choose another --run-dir")
+        lock = lock_folder(folder)
+        now, was = (json.loads(each) for each in (text, (folder / name).read_text() if name in there else text))
+        now, was = now["run"] | now, was["run"] | was
+        for each in now:
+            if each not in MAY_CHANGE and was.get(each) != now[each]:
+                odd = f"{flag(each)} {was.get(each)}, not {now[each]}"
+                raise UsageError(f"{folder} was begun with {odd}; type that, or choose another --run-dir")
+        write_text(folder / name, text + "\n")
         for part in ("configs", "logs", "scores"):
-            (file.parent / part).mkdir(exist_ok=True)
+            (folder / part).mkdir(exist_ok=True)
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UsageError(f"{file.parent} cannot be used ({error}); choose another --run-dir") from None
+        raise UsageError(f"{folder} cannot be used ({error}); choose another --run-dir") from None
     with lock:
-        yield file
+        yield folder / name

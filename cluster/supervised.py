@@ -7,15 +7,13 @@ import sys
 import threading
 import time
 
-LOOK_SECONDS, GRACE_SECONDS = 0.5, 6.0  # a training saves within a second or two, and is killed after this
-
 
 def end_with(parent: int) -> None:
-    """Stop this process as SIGTERM does, and at last by force, once `parent` is no longer its parent."""
+    """Stop this process as SIGTERM does, and 6 seconds later by force, once `parent` is no longer its parent."""
     while os.getppid() == parent:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE_SECONDS)
+    time.sleep(6)  # A training saves within a second or two; one that does not loses what it did since its checkpoint.
     os.kill(os.getpid(), signal.SIGKILL)
 
 
