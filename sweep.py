@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from cluster.settings import VARIED, TrainingFlags, command_line, locked, require
+from cluster.settings import VARIED, TrainingFlags, command_line, locked
 from config import RunConfig, with_words, words_for
 from machine.files import write_csv
 from machine.flags import Bounds, flag
@@ -66,7 +66,6 @@ def write_scores(folder: Path, varied: str) -> None:
 def sweep(config: SweepConfig) -> Path:
     """Train and score every run that is not finished; returns the folder. Raises `UsageError` and `RunError`."""
     replay_size = max(each.replay_size for each in config.settings())
-    require("ray")
     with locked(config, "sweep.json") as file:
         from cluster.tuning import run_all
 

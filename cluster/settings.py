@@ -81,6 +81,7 @@ def locked(config: TrainingFlags, name: str) -> Iterator[Path]:
     check_bounds(config)
     if config.run_dir is None:
         raise UsageError("--run-dir is missing: the folder of all runs, a new one or one to resume")
+    require("ray")
     folder = config.run_dir.resolve()
     flags = {each: getattr(config, each) for each in ("games", *type(config).__annotations__)}
     text = json.dumps(flags | {"run": config.run("", config.seed).as_json()}, indent=2)

@@ -1,19 +1,17 @@
 """Sweeps and searches on a real Ray cluster of three nodes: make test-cluster, behind requirements-cluster.txt."""
 
 import csv
-import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import processes, refused, run_script, start_script, wait_for
+from conftest import processes, run_script, start_script, wait_for
 from soak import differences
 
 import search
@@ -23,6 +21,7 @@ from machine.checkpoint import CheckpointFile
 from machine.exits import UsageError
 from machine.flags import parse
 from q_agent_train import Config
+from replay_memory import BYTES_PER_TRANSITION
 from search import SearchConfig
 from sweep import SweepConfig
 
@@ -39,16 +38,17 @@ LOST_AFTER = {
     "health_check_period_ms": 1_000,
     "health_check_failure_threshold": 8,
 }
+NODE = {"num_cpus": 4, "memory": 10**9}
 HEAD = {"num_cpus": 0, "include_dashboard": False, "_system_config": LOST_AFTER}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without cores, and two nodes of one core each."""
+    """A head without cores, and two nodes, each with the cores for four runs and the memory for one."""
     from ray.cluster_utils import Cluster
 
     cluster: Any = Cluster(initialize_head=True, head_node_args=HEAD)
-    cluster.nodes = [cluster.add_node(num_cpus=1, memory=2 * 10**9) for _ in range(2)]
+    cluster.nodes = [cluster.add_node(**NODE) for _ in range(2)]
     yield cluster
     cluster.shutdown()
 
@@ -112,12 +112,13 @@ def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver_bit_for_bit(
 
     def two() -> dict[str, int]:
         runs = training_in(folder)
+        assert len(runs) <= 2  # as memory allows; there are cores for all four
         return runs if len(runs) == 2 and all(saved(folder / run) for run in runs) else {}
 
     before = wait_for(two, 240)
     cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
     (lost,) = wait_for(lambda: [run for run in before if training_in(folder).get(run) != before[run]], 30)
-    cluster.nodes.append(cluster.add_node(num_cpus=1, memory=2 * 10**9))
+    cluster.nodes.append(cluster.add_node(**NODE))
     wait_for(lambda: resumed(folder, lost), 240)
     scores = folder / "scores"
     wait_for(lambda: [*scores.glob("*.csv")] and [run for run in training_in(folder) if saved(folder / run)], 240)
@@ -179,3 +180,145 @@ def test_a_run_that_fails_is_tried_twice_more_and_the_other_goes_on(cluster: Any
     result = run_script("sweep.py", *flags, cwd=tmp_path, timeout=600)  # mended, the same command makes what failed
     assert result.returncode == 0, result.stdout + result.stderr
     assert scored_in(folder) == {(run.name, network) for run in (full, good) for network in ("best", "model")}
+
+
+def test_a_search_resumes_after_it_was_killed_and_ends_with_a_config(
+    cluster: Any, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    import optuna
+
+    folder, over = tmp_path / "search", ("learning-rate=0.0001..0.01", "optimizer=rmsprop,adam", "double=true,false")
+    flags = ["--games", "RoadRunner", "--over", *over, "--trials", "2", "--run-dir", str(folder), "--steps", "600"]
+    flags += [*SMALL, "--evaluate-every", "0"]
+    driver = start("search.py", *flags)
+    wait_for(lambda: [*(folder / "scores").glob("*-3.csv")], 600)
+    wait_for(lambda: training_in(folder), 60)
+    kill(driver, folder)
+    done = {path: path.stat().st_mtime_ns for path in (folder / "scores").iterdir()}
+    result = run_script("search.py", *flags, "--address", cluster.address, cwd=tmp_path, timeout=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert len([*(folder / "scores").iterdir()]) == 10  # of two trials, as many as there were
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{folder / 'study.db'}")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+    for trial in study.trials:
+        assert [*trial.intermediate_values] == [1, 2, 3, 4, 5]
+        assert 1e-4 <= trial.params["learning_rate"] <= 1e-2
+    best = with_file(Config(config=str(folder / "best.yaml")))
+    values = best.learning_rate, best.optimizer, str(best.double).lower()
+    assert values in [tuple(trial.params[name] for name in trial.params) for trial in study.trials]
+    assert {"slice.png", "optimization_history.png"} <= {path.name for path in folder.iterdir()}
+
+
+def test_wrong_use_of_a_cluster_is_a_line_within_seconds(cluster: Any, tmp_path: Path) -> None:
+    flags = ("--games", "Pong", "--run-dir", str(tmp_path / "sweep"), "--steps", "1000", *SMALL)
+    larger = ("--replay-size", "1000000", "--address", cluster.address)
+    for more, words in (
+        (("--address", "127.0.0.1:9"), "--address 127.0.0.1:9: no Ray cluster answers there within 20 seconds"),
+        (larger, "no node has room for a run, which needs 1 cores, 0 GPUs and 7.8 GB of memory"),
+    ):
+        began = time.monotonic()
+        folder = ("--run-dir", str(tmp_path / more[0][2:]))
+        result = run_script("sweep.py", *flags, *folder, *more, cwd=tmp_path)
+        assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+        assert words in result.stderr
+        assert time.monotonic() - began < 60  # much of it to load
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        ([], "--over wants a range or choices"),
+        (["learning-rate"], "'learning-rate' is not one"),
+        (["learning-rat=1..2"], "its flag comes twice or cannot be searched"),
+        (["steps=1..2"], "its flag comes twice or cannot be searched"),
+        (["initial-state-dict=a.pt,b.pt"], "its flag comes twice or cannot be searched"),
+        (["double=true,false", "double=true,false"], "its flag comes twice or cannot be searched"),
+        (["optimizer=adam"], "'optimizer=adam' is not one"),
+        (["discount=0.5..1.5"], "--discount 1.5 cannot be"),
+        (["optimizer=rmsprop,adam", "rmsprop-minimum=0.001..0.1"], "--rmsprop-minimum does nothing without"),
+        (["optimizer=rmsprop..adam"], "is not a range from a number to a larger one"),
+        (["double=true..false"], "is not a range from a number to a larger one"),
+        (["minibatch-size=8..4"], "is not a range from a number to a larger one"),
+        (["learning-rate=x..1"], "'x' is not a number"),
+        (["optimizer=rmsprop,sgd"], "'sgd' cannot be chosen"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(tmp_path: Path, over: list[str], words: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        search.search(SearchConfig(games=("Pong",), over=tuple(over), run_dir=tmp_path / "search"))
+    assert words in str(refusal.value)
+    assert not (tmp_path / "search").exists()
+
+
+def test_ranges_are_whole_numbers_or_logarithmic_where_they_should_be() -> None:
+    over = ("update-frequency=2..8", "learning-rate=1e-5..1e-2", "discount=0.9..0.99", "double=true,false")
+    domains, corners = SearchConfig(games=("Pong",), over=over).spaces()
+    kinds = [f"{type(domain).__name__} {type(domain.sampler).__name__}" for domain in domains.values()]
+    assert kinds == ["Integer _Uniform", "Float _LogUniform", "Float _Uniform", "Categorical _Uniform"]
+    assert {run.update_frequency for run in corners} == {2, 8}
+    assert {domains["update_frequency"].sample() for _ in range(200)} == {*range(2, 9)}
+
+
+def test_a_trial_is_given_up_from_its_third_fifth_on(tmp_path: Path) -> None:
+    from cluster.tuning import search_tools
+
+    rule = search_tools(tmp_path, 0, 3)["scheduler"]
+    rule.set_search_properties("score", "max")
+
+    def decisions(name: str, score: float) -> list[str]:
+        results = ({"training_iteration": stage, "score": score} for stage in range(1, 6))
+        return [rule.on_trial_result(None, name, result) for result in results]
+
+    for number in range(5):
+        assert decisions(f"good {number}", 10.0) == ["CONTINUE"] * 5
+    assert decisions("bad", 1.0)[:3] == ["CONTINUE", "CONTINUE", "STOP"]
+
+
+def test_a_run_asks_for_its_share_of_cores_gpus_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cluster.tuning import resources
+
+    with_gpus = {"CPU": 16.0, "GPU": 2.0, "memory": 4e9}
+    for device, asked, there, needs in (
+        ("auto", None, with_gpus, {"CPU": 2.0, "GPU": 1.0, "memory": 1.4e9}),
+        ("auto", 0.5, with_gpus, {"CPU": 2.0, "GPU": 0.5, "memory": 1.4e9}),
+        ("cpu", None, with_gpus, {"CPU": 2.0, "GPU": 0.0, "memory": 0.7e9 + 100_000 * BYTES_PER_TRANSITION}),
+        ("auto", None, {"CPU": 2.0, "memory": 4e9}, {"CPU": 2.0, "GPU": 0.0}),
+        ("auto", 1.5, with_gpus, None),
+        ("cuda", 1, {"CPU": 16.0, "memory": 4e9}, None),
+        ("auto", None, {"CPU": 1.0, "memory": 4e9}, None),
+    ):
+        monkeypatch.setattr("ray.nodes", lambda there=there: [{"Alive": True, "Resources": there}])
+        config = SweepConfig(device=device, gpus_per_run=asked, cpus_per_run=2.0)
+        if needs is None:
+            with pytest.raises(UsageError, match="no node has room for a run, which needs 2 cores"):
+                resources(config, 100_000)
+        else:
+            assert resources(config, 100_000).items() >= needs.items()
+
+
+def test_aggregates_are_those_computed_by_hand() -> None:
+    from atari import paper_table
+    from showing.figures_aggregate import Scored, aggregates, estimate, improvement, table_rows
+
+    scores = np.array([[0.0, 1.0, 2.0, 0.4], [0.2, 1.2, 4.0, 0.6]])  # seeds, games
+    median, iqm, mean, gap = aggregates(scores)
+    assert median == pytest.approx(0.8)  # of the games' means .1, 1.1, 3, .5
+    assert iqm == pytest.approx((0.4 + 0.6 + 1.0 + 1.2) / 4)  # the middle half of all eight
+    assert mean == pytest.approx(9.4 / 8)
+    assert gap == pytest.approx((1.0 + 0.8 + 0.6 + 0.4) / 8)  # what lacks to 1
+    points, (low, high) = estimate(scores, aggregates)
+    np.testing.assert_allclose(points, [median, iqm, mean, gap])
+    assert (low <= points).all()
+    assert (high >= points).all()
+    uneven = np.random.default_rng(0).normal(size=(5, 7))
+    np.testing.assert_array_equal(estimate(uneven, aggregates)[1], estimate(uneven, aggregates)[1])
+    games = [*paper_table().values()][:4]
+    one, other = (
+        Scored(name, games, values, {paper.game: 7.0 for paper in games}, np.zeros(0), None)
+        for name, values in (("one", scores), ("other", scores[::-1] - [0.1, 0.1, 3.0, -1.0]))
+    )
+    # Of the four pairs of runs one scores higher in 3, 3, 4 and 0, game by game.
+    assert improvement(one, other)[0] == pytest.approx((3 + 3 + 4 + 0) / 16)
+    order = [row["dqn_normalised"] for row in table_rows(one)]
+    assert order == sorted(order, reverse=True)
