@@ -1,6 +1,7 @@
 """Train games x seeds, on this machine or on a Ray cluster, and score every network: python sweep.py --help"""
 
 from machine.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
+import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,7 @@ from machine.flags import Bounds, flag
 class SweepConfig(TrainingFlags):
     """Train games x seeds, each a run in a folder of its own, and score their networks by the paper's protocol.
 
-    Stopped or killed, the same command resumes it; what is finished is not touched. The other flags are those of
-    q_agent_train.py, and hold for all runs.
+    Stopped or killed, the same command resumes it. The other flags are those of q_agent_train.py, for all runs.
     """
 
     seeds: Annotated[int, Bounds(1, 1_000)] = 1
@@ -52,13 +52,12 @@ class SweepConfig(TrainingFlags):
 
 def write_scores(folder: Path, varied: str) -> None:
     """scores.csv: a row per finished run and network, in the columns of evaluate.py, with network, seed and value."""
-    from cluster.trials import scores_in
-
     rows: list[dict[str, Any]] = []
     for file in sorted((folder / "scores").glob("*.csv")):
         config = json.loads((folder / "configs" / f"{file.stem}.json").read_text())
         more = {"seed": config["seed"], "value": config.get(varied, "")}
-        rows += [row | {"network": Path(row["state_dict"]).stem} | more for row in scores_in(file)]
+        for row in csv.DictReader(file.read_text().splitlines()):
+            rows.append(row | {"network": Path(row["state_dict"]).stem} | more)
     if rows:
         write_csv(folder / "scores.csv", [*rows[0]], rows)
 
@@ -69,9 +68,8 @@ def sweep(config: SweepConfig) -> Path:
     with locked(config, "sweep.json") as file:
         from cluster.tuning import run_all
 
-        grid: dict[str, Any] = {"game": config.roms, "seed": [*range(config.seeds)]}
-        grid |= {config.varied: [*config.vary[1:]]} if config.vary else {}
-        space = {name: {"grid_search": values} for name, values in grid.items()}
+        grid = {"game": config.roms, "seed": [*range(config.seeds)], config.varied: [*config.vary[1:]]}
+        space = {name: {"grid_search": values} for name, values in grid.items() if values}
         more = {"file": str(file), "roms": [], "stages": 1, "networks": ["best.pt", "model.pt"]}
         try:
             results, failed = run_all(config, file.parent, replay_size, space | more, trial_name_creator=config.name)

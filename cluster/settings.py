@@ -37,8 +37,7 @@ class TrainingFlags(RunConfig):
     cpus_per_run: Positive = 1.0
     """Cores for each run, its threads; a fraction lets several share one."""
     gpus_per_run: Annotated[float | None, Bounds(0, 64)] = None
-    """GPUs for each run; of a fraction, several share one, whose memory must hold all their replay memories.
-    Default: 1 where there are GPUs and --device allows it."""
+    """GPUs for each run; a fraction lets several share one. Default: 1 where there are GPUs and --device allows it."""
 
     @property
     def roms(self) -> list[str]:

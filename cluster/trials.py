@@ -1,5 +1,6 @@
 """What a trial of Ray Tune does on its node: it runs scripts of the project, each in a process of its own."""
 
+import csv
 import json
 import os
 import subprocess
@@ -12,7 +13,6 @@ from ray import tune
 
 from atari import paper_scores
 from machine.files import write_text
-from machine.tables import read_rows
 
 ROOT = Path(__file__).parent.parent
 OF_TRIAL = ("file", "roms", "stages", "networks")
@@ -20,10 +20,9 @@ EVALUATION_SEED = 2015  # of all networks: games that no run was trained or chos
 
 
 def run_trial(trial: dict[str, Any]) -> None:
-    """Train and score the runs of a trial, to the end of each of its stages; what is done is not repeated.
+    """Train and score the trial's runs, one for each of its roms or one of its own game, to the end of each stage.
 
-    trial: file, with the flags of all runs; roms, each a run, or none for one run of the trial's own game; stages;
-    networks to be scored; and flags of its own. The score of several runs is the mean of the normalised scores.
+    What is done is not repeated. trial: flags of its own, and `OF_TRIAL`; the file has the flags of all runs.
     """
     shared = json.loads(Path(trial["file"]).read_text())["run"] | trial
     config = {name: value for name, value in shared.items() if name not in OF_TRIAL}
@@ -35,7 +34,7 @@ def run_trial(trial: dict[str, Any]) -> None:
             scored = run.parent / "scores" / (run.name + f"-{stage}" * bool(trial["roms"]) + ".csv")
             if not scored.exists():
                 train_and_score(run, config | {"game": rom}, trial["networks"], scored)
-            score, paper = float(scores_in(scored)[0]["mean"]), paper_scores(rom)
+            score, paper = float(next(csv.DictReader(scored.read_text().splitlines()))["mean"]), paper_scores(rom)
             scores.append(paper.normalised(score) if paper and len(trial["roms"]) > 1 else score)
         tune.report({"score": float(np.mean(scores))})
 
@@ -48,11 +47,6 @@ def train_and_score(run: Path, config: dict[str, Any], networks: list[str], scor
     flags = "--seed", str(EVALUATION_SEED), "--games", str(config["evaluation_games"]), "--csv", str(scored)
     there = [str(run / name) for name in networks if (run / name).exists()]
     run_script(run, "evaluate.py", *flags, "--state-dict", *there)
-
-
-def scores_in(file: Path) -> list[dict[str, str]]:
-    """The rows that evaluate.py wrote; raises `UsageError`."""
-    return read_rows(file, ("state_dict", "mean"), lambda _line, row: row)
 
 
 def run_script(run: Path, script: str, *flags: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 # No word to Ray's makers; a chosen table, and no files of it; Ctrl-C as everywhere; its state is saved each second.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_GLOBAL_CHECKPOINT_S": "1"}
-# Else Ray kills a training with its driver, before it saves. Only a cluster that is started here sees it.
+# Else Ray kills a training with its driver, before it saves. A cluster that is started elsewhere does not see it.
 os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "false")
 
 import ray
@@ -23,8 +23,7 @@ from machine.exits import UsageError
 from replay_memory import BYTES_PER_TRANSITION
 
 PROCESS_BYTES = 700_000_000  # of a training, beside its replay memory
-CONNECT_SECONDS = 20
-MAX_FAILURES = 2  # a run that fails is tried so many times more
+CONNECT_SECONDS, MAX_FAILURES = 20, 2  # a run that fails is tried so many times more
 
 
 def connect(address: str | None) -> None:
@@ -63,7 +62,6 @@ def search_tools(folder: Path, seed: int, behind: int) -> dict[str, Any]:
     from ray.tune.schedulers import MedianStoppingRule
     from ray.tune.search.optuna import OptunaSearch
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")  # Optuna's, of its pictures and of what a trial reports again behind a restart
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
     # No trial pauses for others, because Tune would begin it anew.

@@ -119,7 +119,8 @@ def test_a_folder_belongs_to_one_sweep_and_one_process(tmp_path: Path, monkeypat
     folder = tmp_path / "sweep"
 
     def lock(name: str = "sweep.json", where: Path = folder, **flags: Any) -> None:
-        with locked(SweepConfig(**{"games": ("Pong",), "steps": 9, "device": "cpu", "run_dir": where} | flags), name):
+        usual: dict[str, Any] = {"games": ("Pong",), "steps": 9, "device": "cpu", "run_dir": where}
+        with locked(SweepConfig(**usual | flags), name):
             assert json.loads((where / name).read_text())["run"]["device"] == flags.get("device", "cpu")
 
     folder.mkdir()
