@@ -82,7 +82,8 @@ def locked(config: TrainingFlags, name: str) -> Iterator[Path]:
         raise UsageError("--run-dir is missing: the folder of all runs, a new one or one to resume")
     require("ray")
     folder = config.run_dir.resolve()
-    flags = {each: getattr(config, each) for each in ("games", *type(config).__annotations__)}
+    names = ("games", "cpus_per_run", "gpus_per_run", *type(config).__annotations__)
+    flags = {each: getattr(config, each) for each in names}
     text = json.dumps(flags | {"run": config.run("", config.seed).as_json()}, indent=2)
     try:
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()

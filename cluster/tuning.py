@@ -90,8 +90,6 @@ def run_all(config: TrainingFlags, folder: Path, replay_size: int, space: dict[s
     finally:
         ray.shutdown()
     results = [grid[number] for number in range(len(grid))]
-    failed = [result for result in results if result.error]
-    named = (f"{Path(each.path).name} ({str(each.error).split('RuntimeError: ')[-1].strip()})" for each in failed)
-    return results, f"{len(failed)} of {len(results)} failed: {'; '.join(named)}; the same command tries again" * bool(
-        failed
-    )
+    whys = {Path(one.path).name: str(one.error).split("RuntimeError: ")[-1].strip() for one in results if one.error}
+    named = "; ".join(f"{name} ({why})" for name, why in whys.items())
+    return results, f"{len(whys)} of {len(results)} failed: {named}; the same command tries again" if whys else ""
