@@ -7,9 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-# No word to Ray's makers; a chosen table, and no files of it; Ctrl-C as everywhere; its state is saved each second.
+# No word to Ray's makers; a table of chosen columns, and no files of them; Ctrl-C as everywhere.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
-os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_GLOBAL_CHECKPOINT_S": "1"}
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 # Else Ray kills a training with its driver, before it saves. A cluster that is started elsewhere does not see it.
 os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "false")
 

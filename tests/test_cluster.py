@@ -267,8 +267,9 @@ def test_a_trial_is_given_up_from_its_third_fifth_on(tmp_path: Path) -> None:
     rule.set_search_properties("score", "max")
 
     def decisions(name: str, score: float) -> list[str]:
+        trial = type("Trial", (), {"trial_id": name})()
         results = ({"training_iteration": stage, "score": score} for stage in range(1, 6))
-        return [rule.on_trial_result(None, name, result) for result in results]
+        return [rule.on_trial_result(None, trial, result) for result in results]
 
     for number in range(5):
         assert decisions(f"good {number}", 10.0) == ["CONTINUE"] * 5
