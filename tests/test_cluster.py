@@ -119,9 +119,9 @@ def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver_bit_for_bit(
     cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
     (lost,) = wait_for(lambda: [run for run in before if training_in(folder).get(run) != before[run]], 30)
     cluster.nodes.append(cluster.add_node(**NODE))
-    wait_for(lambda: resumed(folder, lost), 240)
+    wait_for(lambda: resumed(folder, lost), 600)
     scores = folder / "scores"
-    wait_for(lambda: [*scores.glob("*.csv")] and [run for run in training_in(folder) if saved(folder / run)], 240)
+    wait_for(lambda: [*scores.glob("*.csv")] and [run for run in training_in(folder) if saved(folder / run)], 600)
     kill(driver, folder)
     finished = [file.stem for file in scores.glob("*.csv")]
     times = {path: path.stat().st_mtime_ns for run in finished for path in (folder / run).rglob("*")}
