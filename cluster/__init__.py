@@ -1,1 +1,0 @@
-"""Many runs on many machines: jobs on a Ray cluster, and what sweeps and searches share."""

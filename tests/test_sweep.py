@@ -1,6 +1,5 @@
 """What a sweep and a search are made of, without a cluster; on one they run in tests/test_cluster.py."""
 
-import csv
 import fcntl
 import json
 import signal
@@ -9,42 +8,40 @@ import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ROOT, refused, save_network
+from conftest import ROOT, refused, wait_for
 from soak import SMALL
 
 import figures
 import search
 import sweep
-from cluster.board import Row
-from cluster.jobs import Ended, Job
-from cluster.runs import held
+from cluster.settings import locked
+from machine.run_config import NOT_KEPT, RunConfig, with_file, words_of_file
 from machine.exits import UsageError
 from machine.flags import parse
-from machine.run_config import NOT_KEPT, RunConfig, words_of_file
-from machine.tables import GAME_COLUMNS, TRAINING_COLUMNS
+from machine.tables import GAME_COLUMNS
 from q_agent_train import Config, train
 from showing.figures_aggregate import read_sweep
 from showing.figures_tables import read_bars
-from sweep import Sweep, SweepConfig
+from sweep import SweepConfig
 
 
-def test_a_sweep_is_every_game_with_every_seed_and_value() -> None:
-    config = SweepConfig(games=("Pong", "ms_pacman"), seeds=2, steps=70_000, discount=0.5)
-    runs = config.runs()
-    assert [*runs] == ["pong-seed0", "pong-seed1", "ms_pacman-seed0", "ms_pacman-seed1"]
-    last, _ = runs["ms_pacman-seed1"]
-    assert (last.rom, last.seed, last.steps, last.discount) == ("ms_pacman", 1, 70_000, 0.5)
-    varied = replace(config, games=("Pong",), seeds=1, vary=("learning-rate", "0.0001", "1e-3")).runs()
-    assert {name: (run.learning_rate, value) for name, (run, value) in varied.items()} == {
-        "pong-seed0-learning-rate-0.0001": (1e-4, "0.0001"),
-        "pong-seed0-learning-rate-1e-3": (1e-3, "1e-3"),
-    }
-    switched = replace(config, games=("Pong",), seeds=1, vary=("double", "true", "false")).runs()
-    assert [run.double for run, _ in switched.values()] == [True, False]
-    assert len(replace(config, games=("paper49",), seeds=1).runs()) == 49
+def test_a_sweep_is_every_game_with_every_value() -> None:
+    config = SweepConfig(games=("Pong", "ms_pacman", "pong"), seeds=2, steps=70_000, discount=0.5)
+    assert [(run.rom, run.steps, run.discount) for run in config.settings()] == [
+        ("pong", 70_000, 0.5),
+        ("ms_pacman", 70_000, 0.5),
+    ]
+    assert config.name(SimpleNamespace(config={"game": "pong", "seed": 1, "stages": 1})) == "pong-seed1"
+    varied = replace(config, games=("Pong",), vary=("--learning-rate", "0.0001", "1e-3"))
+    assert [run.learning_rate for run in varied.settings()] == [1e-4, 1e-3]
+    trial = SimpleNamespace(config={"game": "pong", "seed": 0, "learning_rate": "1e-3"})
+    assert varied.name(trial) == "pong-seed0-learning-rate-1e-3"
+    assert [run.double for run in replace(varied, vary=("double", "true", "false")).settings()] == [True, False]
+    assert len(replace(config, games=("paper49",)).settings()) == 49
 
 
 @pytest.mark.parametrize(
@@ -52,8 +49,7 @@ def test_a_sweep_is_every_game_with_every_seed_and_value() -> None:
     [
         ("--run-dir x --seeds 2", "--games is missing"),
         ("--games Pong", "--run-dir is missing"),
-        ("--run-dir x --games Pong Brekout", 'unknown game "Brekout"; did you mean Breakout?'),
-        ("--run-dir x --games Pong pong", "--games: Pong comes twice"),
+        ("--run-dir x --games Pong Brekout", "unknown game "Brekout"; did you mean Breakout?"),
         ("--run-dir x --games Pong --seeds 0", "--seeds 0 cannot be"),
         ("--run-dir x --games Pong --vary learning-rate", "--vary needs a flag and two or more values"),
         ("--run-dir x --games Pong --vary learning-rate 1 1", "--vary needs a flag and two or more values"),
@@ -73,15 +69,16 @@ def test_what_cannot_be_swept_is_one_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "ray", None)
     assert words in refused(monkeypatch, capfd, sweep.main, *flags.split())
+    assert not [*tmp_path.iterdir()]
 
 
 def test_without_its_packages_each_script_says_how_to_install_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for package in ("optuna", "rliable"):
+    for package in ("ray", "rliable"):
         monkeypatch.setitem(sys.modules, package, None)
     flags = ("--games", "Pong", "--run-dir", str(tmp_path / "search"), "--over", "discount=0.9..0.99")
-    assert "Optuna is not installed: pip install" in refused(monkeypatch, capfd, search.main, *flags)
+    assert "Ray is not installed: pip install" in refused(monkeypatch, capfd, search.main, *flags)
     error = refused(monkeypatch, capfd, figures.main, "aggregate", str(tmp_path))
     assert "rliable is not installed: pip install -r requirements-cluster.txt" in error
 
@@ -99,12 +96,12 @@ OTHER: dict[str, Any] = {  # than every default
 }
 
 
-def test_the_words_of_a_config_and_its_yaml_mean_that_config(tmp_path: Path) -> None:
+def test_the_files_of_a_config_mean_that_config(tmp_path: Path) -> None:
     config = RunConfig(**OTHER)
     changed = {field.name for field in fields(RunConfig) if getattr(config, field.name) != field.default}
     assert changed | {*NOT_KEPT} == {field.name for field in fields(RunConfig)}
-    assert parse(RunConfig, words=config.words()) == config
-    assert RunConfig("Pong").words() == ["--game", "Pong"]
+    (tmp_path / "run.json").write_text(json.dumps(config.as_json()))
+    assert with_file(RunConfig("", config=str(tmp_path / "run.json"))) == config
     (tmp_path / "best.yaml").write_text("\n".join(config.yaml_lines()))
     run_only: dict[str, Any] = {
         "games": 15_000,
@@ -117,104 +114,37 @@ def test_the_words_of_a_config_and_its_yaml_mean_that_config(tmp_path: Path) -> 
     assert parsed == replace(config, **run_only)
 
 
-def test_a_folder_belongs_to_one_sweep_and_one_process(tmp_path: Path) -> None:
+def test_a_folder_belongs_to_one_sweep_and_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.settings.require", lambda *_: None)
     folder = tmp_path / "sweep"
 
-    def hold(name: str = "sweep.json", where: Path = folder, **described: Any) -> None:
-        with held(where, name, {"games": ["Pong"], "steps": 9, "device": "cpu"} | described, may_grow="steps"):
-            assert json.loads((where / name).read_text())["steps"] == described.get("steps", 9)
+    def lock(name: str = "sweep.json", where: Path = folder, **flags: Any) -> None:
+        usual: dict[str, Any] = {"games": ("Pong",), "steps": 9, "device": "cpu", "run_dir": where}
+        with locked(SweepConfig(**usual | flags), name):
+            assert json.loads((where / name).read_text())["run"]["device"] == flags.get("device", "cpu")
 
     folder.mkdir()
     (folder / ".sweep.json.tmp").touch()  # killed while it began
-    hold(steps=5)
-    hold(device="cuda")
-    with pytest.raises(UsageError, match=r"--steps 5 would shorten .*, begun with 9; it may grow"):
-        hold(steps=5)
+    lock()
+    lock(device="cuda", address="auto")
+    with pytest.raises(UsageError, match=r"was begun with --cpus-per-run 1\.0, not 2\.0"):
+        lock(cpus_per_run=2.0)
+    with pytest.raises(UsageError, match=r"was begun with --steps 9, not 5; type that"):
+        lock(steps=5)
     with pytest.raises(UsageError, match=r"was begun with --games \['Pong'\], not \['Qbert'\]"):
-        hold(games=["Qbert"])
+        lock(games=("Qbert",))
     with pytest.raises(UsageError, match=r"is neither new nor empty, and holds no search\.json"):
-        hold("search.json")
+        lock("search.json")
     with open(folder / "lock") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="in use by another process"):
-            hold()
-    for broken in ("{", "[]"):
+            lock()
+    for broken in ("{", "[]", "{}"):
         (folder / "sweep.json").write_text(broken)
         with pytest.raises(UsageError, match="cannot be used"):
-            hold()
+            lock()
     with pytest.raises(UsageError, match="cannot be used"):
-        hold(where=Path("/proc/sweep"))
-
-
-def test_how_far_a_run_is_stands_at_the_end_of_its_tables(tmp_path: Path) -> None:
-    row = Row("pong-seed0", "pong", 0, state="training")
-    row.look(tmp_path, 30_000)
-    assert (row.agent_steps, row.games, row.mean_of_100, row.steps_per_second) == (0, 0, None, None)
-    with open(tmp_path / "games.csv", "w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(GAME_COLUMNS)
-        file.flush()
-        row.look(tmp_path, 30_000)
-        assert (row.agent_steps, row.mean_of_100) == (0, None)
-        for number in range(1, 2_001):
-            table.writerow((number, 10 * number, 40 * number, float(number), 10, 0.5, 1.5))
-            file.flush()
-            if number in (1, 99, 2_000):
-                row.look(tmp_path, 30_000)
-                assert (row.agent_steps, row.games) == (10 * number, number)
-                assert row.mean_of_100 == (max(number - 99, 1) + number) / 2
-    values = [22_000, *[""] * (len(TRAINING_COLUMNS) - 2), 40.0]  # no game has ended since 20,000
-    (tmp_path / "training.csv").write_text(",".join(TRAINING_COLUMNS) + "\n" + ",".join(map(str, values)) + "\n")
-    row.look(tmp_path, 30_000)
-    assert (row.agent_steps, row.steps_per_second, row.seconds_left) == (22_000, 40.0, 200.0)
-
-
-class Crew:
-    """Stands in for the workers: takes jobs, and says that they have ended."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-
-    def add(self, job: Job, *, first: bool = False) -> None:
-        self.jobs.insert(0 if first else len(self.jobs), job)
-
-
-def test_a_run_is_trained_then_scored_and_not_again(tmp_path: Path) -> None:
-    config = SweepConfig(games=("Pong",), seeds=2, steps=70_000)
-
-    def begun(config: SweepConfig) -> tuple[Sweep, Any]:
-        work, crew = Sweep(config, tmp_path, config.runs()), Crew()
-        work.begin(crew)  # type: ignore[arg-type]
-        return work, crew
-
-    work, crew = begun(config)
-    assert [(job.run, job.doing) for job in crew.jobs] == [("pong-seed0", "training"), ("pong-seed1", "training")]
-    assert parse(RunConfig, words=crew.jobs[1].flags) == config.runs()["pong-seed1"][0].__class__(
-        **{**vars(config.runs()["pong-seed1"][0]), "run_dir": tmp_path / "pong-seed1"}
-    )
-    run = tmp_path / "pong-seed0"
-    run.mkdir()
-    for name in ("best.pt", "model.pt"):
-        save_network(run / name, "pong", 6)
-    (run / "config.json").write_text(json.dumps({"steps": 70_000}))
-    work.take(Ended(crew.jobs.pop(0), True), crew)
-    work.take(Ended(crew.jobs.pop(1), False, "error: why"), crew)
-    assert (work.rows["pong-seed1"].state, work.rows["pong-seed1"].message) == ("failed", "error: why")
-    (job,) = crew.jobs
-    assert (job.doing, job.flags[1:3]) == ("evaluating", [str(run / "best.pt"), str(run / "model.pt")])
-    assert job.flags[-2:] == ["--games", str(config.evaluation_games)]
-    scores = "".join(f"{run / name},pong,{mean}\n" for name, mean in (("best.pt", 3), ("model.pt", 2)))
-    (tmp_path / "scores" / "pong-seed0.csv").write_text("state_dict,game,mean\n" + scores)
-    work.take(Ended(job, True), crew)
-    with open(tmp_path / "scores.csv", newline="") as file:
-        rows = [(row["network"], row["seed"], row["mean"]) for row in csv.DictReader(file)]
-    assert rows == [("best", "0", "3"), ("model", "0", "2")]
-    again, crew = begun(config)
-    assert again.rows["pong-seed0"].state == "finished"
-    assert [job.run for job in crew.jobs] == ["pong-seed1"]  # what failed is tried again
-    _, crew = begun(replace(config, steps=80_000))
-    assert [job.run for job in crew.jobs] == ["pong-seed0", "pong-seed1"]
-    assert not (tmp_path / "scores" / "pong-seed0.csv").exists()
+        lock(where=Path("/proc/sweep"))
 
 
 def lives(process: int) -> bool:
@@ -226,29 +156,22 @@ def lives(process: int) -> bool:
 
 
 @pytest.mark.parametrize("obeys", [True, False])
-def test_a_guarded_script_ends_soon_after_its_parent(tmp_path: Path, obeys: bool) -> None:
-    script = tmp_path / "script.py"
+def test_a_supervised_script_ends_soon_after_its_parent(tmp_path: Path, obeys: bool) -> None:
+    script, pid = tmp_path / "script.py", tmp_path / "pid"
     handled = "" if obeys else "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-    script.write_text(
-        f"import os, signal, sys, time\n{handled}open(sys.argv[1], 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
-    )
-    start = "import subprocess, sys, os, time; subprocess.Popen([sys.executable, '-m', 'cluster.guarded', "
-    start += f"str(os.getpid()), {str(script)!r}, {str(tmp_path / 'pid')!r}]); time.sleep(60)"
+    script.write_text(f"import os, signal, sys, time\n{handled}open(sys.argv[1], 'w').write(str(os.getpid()))\n")
+    script.write_text(script.read_text() + "time.sleep(60)\n")
+    start = "import subprocess, sys, os, time; subprocess.Popen([sys.executable, '-m', 'cluster.supervised', "
+    start += f"str(os.getpid()), {str(script)!r}, {str(pid)!r}]); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", start], cwd=ROOT)
-    end = time.monotonic() + 60
-    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    child = int((tmp_path / "pid").read_text())
+    child = int(wait_for(lambda: pid.exists() and pid.read_text()))
     time.sleep(1)
     assert lives(child)  # while its parent does
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     began = time.monotonic()
-    while lives(child) and time.monotonic() - began < 10:
-        time.sleep(0.1)
-    assert (time.monotonic() - began < 4) == obeys
-    assert time.monotonic() - began < 10
+    wait_for(lambda: not lives(child), 30)
+    assert (time.monotonic() - began < 5) == obeys
 
 
 def test_no_state_dict_is_numbered_when_none_is_asked_for(tmp_path: Path) -> None:
