@@ -49,7 +49,7 @@ def test_a_sweep_is_every_game_with_every_value() -> None:
     [
         ("--run-dir x --seeds 2", "--games is missing"),
         ("--games Pong", "--run-dir is missing"),
-        ("--run-dir x --games Pong Brekout", "unknown game "Brekout"; did you mean Breakout?"),
+        ("--run-dir x --games Pong Brekout", 'unknown game "Brekout"; did you mean Breakout?'),
         ("--run-dir x --games Pong --seeds 0", "--seeds 0 cannot be"),
         ("--run-dir x --games Pong --vary learning-rate", "--vary needs a flag and two or more values"),
         ("--run-dir x --games Pong --vary learning-rate 1 1", "--vary needs a flag and two or more values"),
