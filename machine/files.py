@@ -11,15 +11,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from machine.exits import RunError, UsageError, is_out_of_memory
+from machine.tables import COLUMNS
+
+OF_RUNS = ("config.json", *COLUMNS)  # which no output may replace
 
 
 def check_output(path: Path, suffix: str) -> None:
     """Raise `UsageError` unless a file with this suffix can be written to `path`; called before the work starts.
 
-    A file of that name is replaced; a folder is not, nor is a file with another suffix.
+    A file of that name is replaced; a folder is not, nor is a file with another suffix, nor one that a run writes.
     """
     if path.suffix != suffix:
         raise UsageError(f"{path} must end in {suffix}")
+    if path.name in OF_RUNS:
+        raise UsageError(f"{path} is the name of a run's own file; choose another")
     _check_parent(path)
     if os.path.isdir(path):
         raise UsageError(f"{path} is a folder; name a file in it")

@@ -14,9 +14,8 @@ from conftest import refused, run_script, save_network
 from soak import SMALL
 
 from atari import PAPER_RULES, FinishedGame, Rules
-from evaluate import COLUMNS, TABLE, EvaluationConfig, bootstrap_interval, main
+from evaluate import COLUMNS, EvaluationConfig, bootstrap_interval, main
 from machine.checkpoint import CheckpointFile, save_state_dict
-from machine.files import check_output
 from machine.networks import load_network
 from model import QNetwork
 from q_agent_train import train
@@ -328,18 +327,6 @@ def test_a_network_is_evaluated_by_the_rules_that_it_learned_with(
     assert float(row["mean_length_steps"]) == np.mean([game.length_steps for game in played])
     assert float(row["mean_length_seconds"]) == pytest.approx(float(row["mean_length_steps"]) * 8 / 60)
     assert json.loads((tmp_path / "s.json").read_text())["epsilon"] == 1.0
-
-
-def test_tables_of_older_versions_are_written_over_and_drawn(tmp_path: Path) -> None:
-    oldest = "state_dict,game,games,mean,standard_deviation,minimum,median,maximum,interval_low,interval_high"
-    oldest += ",dqn_nature,human,random,normalised"
-    assert ",".join(COLUMNS).startswith(f"{oldest},cut,")
-    row = "runs/a/best.pt,breakout,30,111.4,63.3,38.0,92.5,297.0,90.1,135.1,401.2,31.8,1.7,364"
-    for header, values in ((oldest, row), (f"{oldest},cut", f"{row},0")):
-        (tmp_path / "old.csv").write_text(f"{header}\n{values}\n")
-        check_output(tmp_path / "old.csv", TABLE)
-        (bars,), _ = read_bars(tmp_path / "old.csv")
-        assert [(bar.name, round(bar.score)) for bar in bars.measured] == [("a/best.pt", 364)]
 
 
 def test_another_seed_is_other_games_and_a_longer_evaluation_none_of_its_neighbours() -> None:

@@ -19,9 +19,9 @@ import figures
 import search
 import sweep
 from cluster.settings import locked
-from machine.run_config import NOT_KEPT, RunConfig, with_file, words_of_file
 from machine.exits import UsageError
 from machine.flags import parse
+from machine.run_config import NOT_KEPT, RunConfig, with_file, words_of_file
 from machine.tables import GAME_COLUMNS
 from q_agent_train import Config, train
 from showing.figures_aggregate import read_sweep
