@@ -22,7 +22,7 @@ lint: .venv/installed
 # .venv/installed is there while the environment is whole: each rule removes it first and makes it again at its end.
 # Without it an environment is what an unfinished build left, perhaps of another Python, and is built anew.
 .venv/installed: requirements.txt
-	@test -e $@ || $(PYTHON) -c "import machine"  # its one line says which Python is needed
+	@test -e $@ || $(PYTHON) -c "import runtime"  # its one line says which Python is needed
 	test -e $@ || $(PYTHON) -m venv --clear .venv
 	rm -f $@
 	.venv/bin/python -m pip install -q -r requirements.txt

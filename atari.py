@@ -23,7 +23,7 @@ DATA = Path(__file__).parent / "data"
 
 
 @dataclass(frozen=True)
-class Rules:
+class GameOptions:
     """How a game is played; the defaults are the paper's. A state dict tells in what its own differ from them.
 
     actions: names of those allowed, in the order of the network's outputs; none: all that the game knows.
@@ -39,7 +39,7 @@ class Rules:
         return FRAMES_PER_SECOND / self.frames_per_step
 
 
-PAPER_RULES = Rules()
+PAPER_OPTIONS = GameOptions()
 PAPER_MINUTES = 5  # the limit of each game in the paper's evaluation ...
 LONG_MINUTES = 30  # ... and in later work, where the human has other scores
 PAPER49 = "paper49"  # stands for all games of the paper

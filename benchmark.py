@@ -1,6 +1,6 @@
 """Speed, side by side: python benchmark.py, and behind that parts, scaling, inference, relatives or learning"""
 
-from machine.exits import exit_with  # isort: skip  # first: machine/ says which Python is needed
+from runtime.exits import exit_with  # isort: skip  # first: runtime/ says which Python is needed
 import importlib.util
 import json
 import os
@@ -18,9 +18,9 @@ from benchmarks.learning import learning
 from benchmarks.parts import parts
 from benchmarks.relatives import relatives
 from benchmarks.scaling import scaling
-from machine.devices import choose_device, set_up_torch
-from machine.files import writing_output
-from machine.flags import parse
+from runtime.devices import choose_device, set_up_torch
+from runtime.files import writing_output
+from runtime.flags import parse
 
 MEASUREMENTS = {
     "compare": compare,

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from atari import MAX_FRAMES_PER_STEP, Rules
-from machine.exits import UsageError
-from machine.flags import MOST, Bounds, Count, Positive, Probability, check_bounds, flag
+from atari import MAX_FRAMES_PER_STEP, GameOptions
 from relatives.networks import Architecture
+from runtime.exits import UsageError
+from runtime.flags import MOST, Bounds, Count, Positive, Probability, check_bounds, flag
 from wrappers import choose_actions, rom_name
 
 MAX_ENVS = 256  # each plays 976 agent steps between two fresh seeds: most games come to their end
@@ -60,7 +60,7 @@ class Hyperparameters:
     """Transitions per update (run_gpu: minibatch_size)."""
     update_frequency: Count = 4
     """Agent steps per update (run_gpu: update_freq)."""
-    updates_per_period: Annotated[int, Bounds(1, 1_000)] = 1
+    gradient_steps: Annotated[int, Bounds(1, 1_000)] = 1
     """Updates made where the paper makes one; a run learns from each transition that many times as often."""
     target_network: bool = True
     """Without it each update's targets come from the network as the update before left it (Mnih et al. 2013)."""
@@ -88,7 +88,7 @@ class Hyperparameters:
     """Agent steps from the start of learning until --learning-rate-end is reached."""
     rmsprop_decay: Annotated[float, Bounds(0, 1, with_high=False)] = 0.95
     """Decay of both running means of the gradient (NeuralQLearner.lua: qLearnMinibatch)."""
-    rmsprop_minimum: Positive = 0.01
+    min_squared_gradient: Positive = 0.01
     """Added to the gradient's variance inside the root (NeuralQLearner.lua: qLearnMinibatch)."""
     adam_epsilon: Positive = 1e-8
     """Added to the root of the squared gradient's mean by --optimizer adam (Kingma and Ba 2015)."""
@@ -151,9 +151,9 @@ class Hyperparameters:
         return rom_name(self.game)
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> GameOptions:
         """How the game is played; a state dict of the network knows it, too."""
-        return Rules(self.frames_per_step, tuple(self.actions), self.sticky_actions)
+        return GameOptions(self.frames_per_step, tuple(self.actions), self.sticky_actions)
 
     @property
     def architecture(self) -> Architecture:
@@ -182,7 +182,7 @@ class Hyperparameters:
         rmsprop = self.optimizer == "rmsprop"
         needs: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
             ("--prioritized", self.prioritized, ("priority_exponent", "importance_exponent", "importance_steps")),
-            ("--optimizer rmsprop", rmsprop, ("rmsprop_decay", "rmsprop_minimum")),
+            ("--optimizer rmsprop", rmsprop, ("rmsprop_decay", "min_squared_gradient")),
             ("--optimizer adam", not rmsprop, ("adam_epsilon",)),
             ("--target-network", self.target_network, ("double", "target_update_frequency")),
         )

@@ -1,6 +1,6 @@
 """Score trained networks by the paper's evaluation protocol: python evaluate.py --help"""
 
-from machine.exits import UsageError, exit_with  # isort: skip  # first: machine/ says which Python is needed
+from runtime.exits import UsageError, exit_with  # isort: skip  # first: runtime/ says which Python is needed
 import json
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from atari import (
     FRAMES_PER_MINUTE,
     LONG_MINUTES,
     MAX_EMULATOR_SEED,
-    PAPER_RULES,
+    PAPER_OPTIONS,
     FinishedGame,
-    Rules,
+    GameOptions,
     paper_scores,
 )
-from machine.files import check_output, write_csv, writing_output
-from machine.flags import Bounds, Probability, check_bounds, parse
-from machine.networks import load_network
 from model import QNetwork
-from showing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, RandomPlayer, check_actions, play_protocol
+from runtime.files import check_output, write_csv, writing_output
+from runtime.flags import Bounds, Probability, check_bounds, parse
+from runtime.networks import load_network
+from viewing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, RandomPlayer, check_actions, play_protocol
 from wrappers import (
     LAST_LIVE_FRAME,
     MAX_FRAMES_PER_GAME,
@@ -119,13 +119,13 @@ class Entrant:
     network: QNetwork | None = None
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> GameOptions:
         """How the game is played: as the network's file says, else as in the paper."""
-        return self.network.rules if self.network else PAPER_RULES
+        return self.network.rules if self.network else PAPER_OPTIONS
 
     def other_condition(self, config: EvaluationConfig) -> str:
         """In what the games are not those of the scores they would be compared with, in words; empty where they are."""
-        rules, usual, known = self.rules, PAPER_RULES, action_names(rom_name(self.game))
+        rules, usual, known = self.rules, PAPER_OPTIONS, action_names(rom_name(self.game))
         differing = {
             f"epsilon {config.epsilon:g}": config.epsilon != EPSILON,
             f"{config.minutes:g} minutes": config.minutes not in (MINUTES, LONG_MINUTES),

@@ -1,6 +1,6 @@
 """Files on disk -> the paper's figures, as PNG and SVG: python figures.py --help"""
 
-from machine.exits import UsageError, exit_with  # isort: skip  # first: machine/ says which Python is needed
+from runtime.exits import UsageError, exit_with  # isort: skip  # first: runtime/ says which Python is needed
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -15,11 +15,11 @@ import tyro
 from matplotlib.figure import Figure
 
 from atari import MAX_EMULATOR_SEED, game_key
-from machine.files import check_output, writing_output
-from machine.flags import Bounds, check_bounds, clear_errors
-from showing.figures_tables import draw_curves, draw_scores, read_bars, read_run
+from runtime.files import check_output, writing_output
+from runtime.flags import Bounds, check_bounds, clear_errors
+from viewing.figures_tables import draw_curves, draw_scores, read_bars, read_run
 
-# showing.figures_played brings torch and scikit-learn: only the commands that play a network import it.
+# viewing.figures_played brings torch and scikit-learn: only the commands that play a network import it.
 
 
 STYLE: Any = {
@@ -65,7 +65,7 @@ class Played(Command):
     """Seed of the games, the random actions and the map; another seed, other games."""
 
     def load(self) -> str:
-        from showing.figures_played import Watched
+        from viewing.figures_played import Watched
 
         self._player = Watched(self.state_dict, self.seed)
         return f"{type(self).__name__.lower()}-{game_key(self._player.game)}"
@@ -117,7 +117,7 @@ class Aggregate(Command):
     """One or more folders of sweep.py; settings, sweeps or the values of one that varies a flag, are compared."""
 
     def load(self) -> str:
-        from showing.figures_aggregate import import_rliable, read_sweep
+        from viewing.figures_aggregate import import_rliable, read_sweep
 
         if not self.sweeps:
             raise UsageError("name one or more folders of sweep.py: python figures.py aggregate sweeps/...")
@@ -128,12 +128,12 @@ class Aggregate(Command):
         return "aggregate"
 
     def draw(self) -> Figure:
-        from showing.figures_aggregate import draw_aggregate
+        from viewing.figures_aggregate import draw_aggregate
 
         return draw_aggregate(self._settings)
 
     def texts(self) -> dict[str, str]:
-        from showing.figures_aggregate import tables
+        from viewing.figures_aggregate import tables
 
         return tables(self._settings)
 
@@ -147,7 +147,7 @@ class Embedding(Played):
     """States on the map; every fourth that the network meets at epsilon 0.05 is taken."""
 
     def draw(self) -> Figure:
-        from showing.figures_played import draw_embedding
+        from viewing.figures_played import draw_embedding
 
         with closing(self._player) as player:
             return draw_embedding(player, self.states)
@@ -158,7 +158,7 @@ class Value(Played):
     """The value of the states along one played game, with the screens at its turning points (Ext. Data Fig. 2)."""
 
     def draw(self) -> Figure:
-        from showing.figures_played import draw_value
+        from viewing.figures_played import draw_value
 
         with closing(self._player) as player:
             return draw_value(player)

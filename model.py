@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atari import FRAME_SIZE, HISTORY_FRAMES, PAPER_RULES, Rules
+from atari import FRAME_SIZE, HISTORY_FRAMES, PAPER_OPTIONS, GameOptions
 
 # On a CPU forward and backward take 10.7 ms in it, 16.0 in the usual one (BENCHMARKS.md); on a GPU it is not measured.
 MEMORY_FORMAT = torch.channels_last
@@ -30,7 +30,7 @@ class QNetwork(nn.Module):
         self,
         game: str,
         num_actions: int,
-        rules: Rules = PAPER_RULES,
+        rules: GameOptions = PAPER_OPTIONS,
         *,
         draw_weights: Callable[["QNetwork"], None] = draw_torch7,
         history_frames: int = HISTORY_FRAMES,

@@ -1,6 +1,6 @@
 """Watch a trained network play in a window, take over from it, or play yourself: python play.py --help"""
 
-from machine.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: machine/ says which Python is needed
+from runtime.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: runtime/ says which Python is needed
 import itertools
 import os
 from contextlib import ExitStack, closing, suppress
@@ -12,14 +12,14 @@ import numpy as np
 from PIL import Image
 
 from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
-from machine.files import check_output
-from machine.flags import Bounds, Probability, check_bounds, parse
-from machine.networks import load_network
-from showing.episodes import EPSILON, EpsilonGreedyPlayer, Shot, open_game, shots
-from showing.film import Film, filming
-from showing.filmed_game import FilmedGame
-from showing.panel import Panel
-from showing.window import Window
+from runtime.files import check_output
+from runtime.flags import Bounds, Probability, check_bounds, parse
+from runtime.networks import load_network
+from viewing.episodes import EPSILON, EpsilonGreedyPlayer, RenderedStep, open_game, shots
+from viewing.film import Film, filming
+from viewing.filmed_game import FilmedGame
+from viewing.panel import Panel
+from viewing.window import Window
 from wrappers import rom_name
 
 KEYS_HELP = """\
@@ -161,7 +161,7 @@ class Session:
         self.scores.append(shot.score)
         print(f"game {self._games_begun}, seed {seed}: score {shot.score:,.0f}", flush=True)
 
-    def _show(self, shot: Shot) -> None:
+    def _show(self, shot: RenderedStep) -> None:
         """Show an agent step, and wait behind it while paused."""
         self._panel.update(shot.state, self.hands.q_values, shot.action, shot.score)
         self._say_notes()

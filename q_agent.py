@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from machine.update_means import UpdateMeans
 from model import QNetwork
 from optimizers import Optimizer, flatten
 from replay_memory import Batch
+from runtime.update_means import UpdateMeans
 
 
 def draw_exploration(

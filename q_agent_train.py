@@ -1,6 +1,6 @@
 """Train the DQN of Mnih et al., Nature 2015, on an Atari game: python q_agent_train.py --help"""
 
-from machine.exits import StopSignal, exit_with  # isort: skip  # first: machine/ says which Python is needed
+from runtime.exits import StopSignal, exit_with  # isort: skip  # first: runtime/ says which Python is needed
 import socket
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ import torch
 
 from atari import FinishedGame
 from config import Hyperparameters
-from machine.cuda_graphs import capture
-from machine.run import Run, command_line, prepare
-from machine.run_config import RunConfig
-from machine.run_folder import RunFolder
-from machine.webhook import Webhook
 from relatives.chosen import agent_for, join, memory_for, network_for, optimizer_for
+from runtime.cuda_graphs import capture
+from runtime.run import Run, command_line, prepare
+from runtime.run_config import RunConfig
+from runtime.run_folder import RunFolder
+from runtime.webhook import Webhook
 from training import Training
 from wrappers import AtariGames
 
@@ -55,7 +55,7 @@ def step(training: Training) -> list[FinishedGame]:
     actions = agent.act(memory.latest_states(), training.epsilon, training.generators["exploration"])
     emulators.send(actions)  # they run in their own threads ...
     if updates := training.updates_due:  # ... while the network learns, one minibatch after the other
-        for _ in range(parameters.updates_per_period):  # 1 in the paper
+        for _ in range(parameters.gradient_steps):  # 1 in the paper
             agent.learn(memory.sample(updates * parameters.minibatch_size, training.generators["sampling"]))
     played = emulators.receive()
     memory.append(actions, played)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from atari import FRAME_SIZE, HISTORY_FRAMES, Step
-from machine.devices import frames_device, upload
+from runtime.devices import frames_device, upload
 
 # A transition's frames, counted from its state's newest: the four of the state and the one after it.
 WINDOW = np.arange(-(HISTORY_FRAMES - 1), 2)

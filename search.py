@@ -1,6 +1,6 @@
 """Search for constants with Optuna, every trial a training run, in parallel on Ray: python search.py --help"""
 
-from machine.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
+from runtime.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,9 @@ import numpy as np
 
 from atari import paper_scores
 from cluster.settings import VARIED, TrainingFlags, command_line, locked, require
-from machine.files import replacing, write_text
-from machine.flags import Bounds, Count
-from machine.run_config import RunConfig, with_words, words_for
+from runtime.files import replacing, write_text
+from runtime.flags import Bounds, Count
+from runtime.run_config import RunConfig, arguments_for, with_arguments
 
 STAGES = 5  # a trial is scored at each fifth of its agent steps ...
 PRUNED_FROM = 3  # ... and may be given up from this one on: before it most are near random play
@@ -66,8 +66,8 @@ class SearchConfig(TrainingFlags):
 
     def with_values(self, rom: str, values: dict[str, Any]) -> RunConfig:
         """The config of a trial's run; raises `UsageError` for a value of another type than its flag's."""
-        words = [word for name, value in values.items() for word in words_for(name, str(value))]
-        return with_words(self.run(rom, self.seed), words, "--over")
+        words = [word for name, value in values.items() for word in arguments_for(name, str(value))]
+        return with_arguments(self.run(rom, self.seed), words, "--over")
 
 
 def search(config: SearchConfig) -> Path:

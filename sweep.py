@@ -1,6 +1,6 @@
 """Train games x seeds, on this machine or on a Ray cluster, and score every network: python sweep.py --help"""
 
-from machine.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
+from runtime.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
 import csv
 import json
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cluster.settings import VARIED, TrainingFlags, command_line, locked
-from machine.files import write_csv
-from machine.flags import Bounds, flag
-from machine.run_config import RunConfig, with_words, words_for
+from runtime.files import write_csv
+from runtime.flags import Bounds, flag
+from runtime.run_config import RunConfig, arguments_for, with_arguments
 
 
 @dataclass
@@ -37,9 +37,9 @@ class SweepConfig(TrainingFlags):
             raise UsageError("--vary needs a flag and two or more values: --vary learning-rate 0.0001 0.00025")
         if self.varied in vars(self) and self.varied not in VARIED:
             raise UsageError(f"--vary {self.vary[0]}: runs of one sweep all have the same; vary what is learned with")
-        for words in [words_for(self.varied, value) for value in values] or [[]]:
+        for words in [arguments_for(self.varied, value) for value in values] or [[]]:
             for rom in self.roms:
-                configs.append(with_words(self.run(rom, 0), words, "--vary"))
+                configs.append(with_arguments(self.run(rom, 0), words, "--vary"))
                 configs[-1].check()
                 configs[-1].check_new()
         return configs

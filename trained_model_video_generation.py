@@ -1,6 +1,6 @@
 """Film a trained network at play: python trained_model_video_generation.py --state-dict model.pt"""
 
-from machine.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: machine/ says which Python is needed
+from runtime.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: runtime/ says which Python is needed
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ import numpy as np
 import tyro
 
 from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
-from machine.files import check_new_folder, check_output
-from machine.flags import Bounds, Count, Probability, check_bounds, parse
-from machine.networks import load_network
 from model import QNetwork
-from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, Shot, open_game, shots
-from showing.film import Album, Film, collecting, filming
-from showing.filmed_game import FilmedGame
-from showing.panel import SCALE, Panel, Tile, grid_picture
-from showing.window import Window
+from runtime.files import check_new_folder, check_output
+from runtime.flags import Bounds, Count, Probability, check_bounds, parse
+from runtime.networks import load_network
+from viewing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, RenderedStep, open_game, shots
+from viewing.film import Album, Film, collecting, filming
+from viewing.filmed_game import FilmedGame
+from viewing.panel import SCALE, Panel, Tile, grid_picture
+from viewing.window import Window
 
 GIF_SECONDS = 15  # a frame per agent step
 GIF_SCALE = 2
 GRID_WIDTH, GIF_GRID_WIDTH = 1280, 640
 STOPPED = "before the end: no film was written"
 
-Play = Iterator[tuple[Shot, np.ndarray]]  # agent steps of a game, with the Q-values (num_actions,) float32
-Scene = Iterator[tuple[Shot, np.ndarray, list[np.ndarray]]]  # the same, with the screens that are filmed
+Play = Iterator[tuple[RenderedStep, np.ndarray]]  # agent steps of a game, with the Q-values (num_actions,) float32
+Scene = Iterator[tuple[RenderedStep, np.ndarray, list[np.ndarray]]]  # the same, with the screens that are filmed
 
 
 @dataclass
@@ -143,7 +143,7 @@ def best_moments(config: FilmConfig, play: Callable[[int], Play], steps_per_seco
     return best
 
 
-def say_score(config: FilmConfig, number: int, last: Shot) -> None:
+def say_score(config: FilmConfig, number: int, last: RenderedStep) -> None:
     note = f" after {MINUTES} minutes, the paper's limit; the game is not over" if last.cut else ""
     print(f"game {number + 1}, seed {config.seed + number}: score {last.score:,.0f}{note}")
 

@@ -8,9 +8,9 @@ import torch
 
 from atari import MAX_EMULATOR_SEED, Step
 from config import Hyperparameters
-from machine.action_log import ActionLog
 from q_agent import QAgent
 from replay_memory import ReplayMemory
+from runtime.action_log import ActionLog
 from wrappers import AtariGames
 
 RESEED_STEPS = 250_000  # agent steps between fresh seeds for the emulators: the places where an action log can start

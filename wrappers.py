@@ -9,9 +9,9 @@ from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
-from atari import FRAME_SIZE, FRAMES_PER_MINUTE, PAPER_RULES, FinishedGame, Rules, Step, display_name, game_key
-from machine.devices import threads_wanted, usable_cores
-from machine.exits import UsageError
+from atari import FRAME_SIZE, FRAMES_PER_MINUTE, PAPER_OPTIONS, FinishedGame, GameOptions, Step, display_name, game_key
+from runtime.devices import threads_wanted, usable_cores
+from runtime.exits import UsageError
 
 MAX_FRAMES_PER_GAME = 30 * FRAMES_PER_MINUTE  # ALE's own limit in training
 # From this frame of a game on these can give no more point and take no life, whatever is pressed (docs/differences.md).
@@ -102,7 +102,12 @@ class AtariGames:
     """
 
     def __init__(
-        self, rom: str, num_envs: int, rules: Rules = PAPER_RULES, *, max_frames_per_game: int = MAX_FRAMES_PER_GAME
+        self,
+        rom: str,
+        num_envs: int,
+        rules: GameOptions = PAPER_OPTIONS,
+        *,
+        max_frames_per_game: int = MAX_FRAMES_PER_GAME,
     ):
         if num_envs < 1:  # ale-py would crash the process
             raise UsageError(f"--num-envs {num_envs} makes no game to play; 1 or more")

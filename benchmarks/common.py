@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from config import MAX_ENVS, Hyperparameters
-from machine.devices import choose_device, set_up_torch
-from machine.exits import UsageError
-from machine.files import check_output, writing_output
-from machine.flags import Bounds, Count, Positive, check_bounds, flag
-from machine.run_config import words_of_file
 from q_agent_train import set_up, step
+from runtime.devices import choose_device, set_up_torch
+from runtime.exits import UsageError
+from runtime.files import check_output, writing_output
+from runtime.flags import Bounds, Count, Positive, check_bounds, flag
+from runtime.run_config import arguments_of_file
 from training import Training
 from wrappers import rom_name
 
@@ -94,7 +94,7 @@ class BenchmarkConfig:
                 raise UsageError(f"{flag(field.name)} does nothing with {self.what}; {way_out}")
         if self.what == "learning":
             rom_name(self.game)
-            config = [self.config] if self.config and words_of_file(self.config) else []
+            config = [self.config] if self.config and arguments_of_file(self.config) else []
             if odd := [name for name in self.programs if name not in (*config, *PROGRAMS)]:
                 raise UsageError(f"--programs: there is no {odd[0]}; there are {', '.join((*config, *PROGRAMS))}")
         if self.json:

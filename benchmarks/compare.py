@@ -21,8 +21,8 @@ from benchmarks.common import (
     started,
 )
 from benchmarks.parts import limit
-from machine.devices import choose_device
 from q_agent_train import step
+from runtime.devices import choose_device
 from wrappers import rom_name
 
 

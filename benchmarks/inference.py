@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from atari import FRAME_SIZE, HISTORY_FRAMES
 from benchmarks.common import GAME, MINIBATCH, BenchmarkConfig, alone, save_figure, timer
-from machine.devices import choose_device, set_up_torch
 from model import NETWORKS, QNetwork
 from relatives.networks import Architecture, build_network
-from showing.figures_tables import BLUE, ORANGE, VERMILLION
+from runtime.devices import choose_device, set_up_torch
+from viewing.figures_tables import BLUE, ORANGE, VERMILLION
 
 NUM_ACTIONS = 4  # Breakout's
 

@@ -16,20 +16,20 @@ from atari import FRAMES_PER_MINUTE, paper_scores
 from benchmarks.common import PEER, PROGRAMS, ROOT, BenchmarkConfig, alone, in_turn, peer_is_there, save_figure, spread
 from benchmarks.compare import measure_ours, measure_stable_baselines3, peer_games
 from config import Hyperparameters
-from machine.devices import choose_device
-from machine.exits import RunError, UsageError
-from machine.files import failing_clearly, lock_folder, write_csv, write_text
-from machine.flags import MOST
-from machine.run_config import RunConfig, with_words, words_of_file
-from machine.tables import EVALUATION_COLUMNS, evaluation_row, number_in, read_rows
-from showing.episodes import EPSILON, GAMES, MINUTES
-from showing.figures_tables import BLUE, GREY, ORANGE, VERMILLION
+from runtime.devices import choose_device
+from runtime.exits import RunError, UsageError
+from runtime.files import failing_clearly, lock_folder, write_csv, write_text
+from runtime.flags import MOST
+from runtime.run_config import RunConfig, arguments_of_file, with_arguments
+from runtime.tables import EVALUATION_COLUMNS, evaluation_row, number_in, read_rows
+from viewing.episodes import EPSILON, GAMES, MINUTES
+from viewing.figures_tables import BLUE, GREY, ORANGE, VERMILLION
 from wrappers import rom_name
 
 HOUR_SECONDS = 3_600
 EVALUATIONS = 10  # in the hour, evenly
 EXAMPLE = (
-    *("--rmsprop-minimum", "1e-10", "--replay-size", "200000", "--replay-start-size", "10000"),
+    *("--min-squared-gradient", "1e-10", "--replay-size", "200000", "--replay-start-size", "10000"),
     *("--epsilon-decay-steps", "100000"),
 )
 # rl-baselines3-zoo, hyperparams/dqn.yml, atari; its wrapper and stacked frames stand in `_train_stable_baselines3`.
@@ -82,7 +82,7 @@ def _constants(program: str) -> list[str]:
     """The command line of our own programs, the constants of the peer."""
     if program == PEER:
         return [f"{name}={value}" for name, value in ZOO.items()]
-    return [*EXAMPLE] if program == "example" else words_of_file(program)
+    return [*EXAMPLE] if program == "example" else arguments_of_file(program)
 
 
 def _rates(config: BenchmarkConfig, constants: dict[str, list[str]], chosen: list[str]) -> dict[str, float]:
@@ -110,7 +110,7 @@ def _measurement(program: str, words: list[str], config: BenchmarkConfig) -> Cal
     if program == PEER:
         at_start = ("learning_starts", "exploration_fraction", "exploration_final_eps")
         return partial(measure_stable_baselines3, changes={name: ZOO[name] for name in ZOO if name not in at_start})
-    parsed = with_words(RunConfig(config.game), words, program)
+    parsed = with_arguments(RunConfig(config.game), words, program)
     changes = {field.name: getattr(parsed, field.name) for field in fields(Hyperparameters)}
     for name in ("replay_start_size", "epsilon_start", "epsilon_end"):
         del changes[name]

@@ -65,7 +65,7 @@ def limit(config: BenchmarkConfig, changes: Mapping[str, Any] = {}) -> float:
         emulators, acting, sampling = (milliseconds_of(each, device) for each in beside_learning(training).values())
     sampling /= updates_at_once(training)  # of one update
     learning = update_gigaflops(config, changes) / matrix_gigaflops(device) * 1e3
-    updates = parameters.updates_per_period / parameters.update_frequency  # of one agent step
+    updates = parameters.gradient_steps / parameters.update_frequency  # of one agent step
     return 1e3 / ((emulators + acting) / parameters.num_envs + updates * (sampling + learning))
 
 

@@ -8,8 +8,8 @@ from benchmarks.common import BenchmarkConfig, alone, in_turn, spread
 from benchmarks.compare import measure_ours
 from benchmarks.parts import limit
 from config import Hyperparameters
-from machine.run_config import with_file
 from q_agent_train import Config
+from runtime.run_config import with_file
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "the paper's": {},
@@ -21,7 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--no-target-network": {"target_network": False},
     "--optimizer adam": {"optimizer": "adam"},
     "--learning-rate-end": {"learning_rate_end": 1e-5, "learning_rate_steps": 1_000_000},
-    "--updates-per-period 4": {"updates_per_period": 4},
+    "--gradient-steps 4": {"gradient_steps": 4},
     "--frames-per-step 8": {"frames_per_step": 8},
 }
 OWN_SIZES = ("game", "num_envs", "replay_size", "replay_start_size", "epsilon_start", "epsilon_end")

@@ -11,8 +11,8 @@ from atari import FRAME_SIZE, Step
 from benchmarks.common import MINIBATCH, BenchmarkConfig, alone, milliseconds_of, save_figure, spread
 from benchmarks.compare import measure_ours
 from benchmarks.parts import limit
-from machine.devices import choose_device
 from replay_memory import ReplayMemory
+from runtime.devices import choose_device
 
 MEMORY_SIZES = (10_000, 100_000, 1_000_000)
 ENVIRONMENTS, ENVIRONMENTS_OF_GPU = (1, 2, 4, 8, 16, 32, 64), (16, 32, 64, 128, 256)

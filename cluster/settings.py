@@ -11,10 +11,10 @@ from typing import Annotated, TypeVar
 
 from atari import games_named
 from config import Hyperparameters
-from machine.exits import UsageError
-from machine.files import lock_folder, write_text
-from machine.flags import MOST, Bounds, Positive, check_bounds, flag, parse
-from machine.run_config import FLAGS, NOT_KEPT, RunConfig, with_file
+from runtime.exits import UsageError
+from runtime.files import lock_folder, write_text
+from runtime.flags import MOST, Bounds, Positive, check_bounds, flag, parse
+from runtime.run_config import FLAGS, NOT_KEPT, RunConfig, with_file
 from wrappers import rom_name
 
 MAY_CHANGE = {"run", "device", "save_every_games", "checkpoint_minutes"}  # between two starts, as in a run

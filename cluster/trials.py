@@ -12,7 +12,7 @@ import numpy as np
 from ray import tune
 
 from atari import paper_scores
-from machine.files import write_text
+from runtime.files import write_text
 
 ROOT = Path(__file__).parent.parent
 OF_TRIAL = ("file", "roms", "stages", "networks")

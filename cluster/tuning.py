@@ -18,9 +18,9 @@ from ray import tune
 
 from cluster.settings import TrainingFlags
 from cluster.trials import run_trial
-from machine.devices import available_bytes, choose_device, usable_cores
-from machine.exits import UsageError
-from machine.memory_size import BYTES_PER_TRANSITION
+from runtime.devices import available_bytes, choose_device, usable_cores
+from runtime.exits import UsageError
+from runtime.memory_size import BYTES_PER_TRANSITION
 
 PROCESS_BYTES = 700_000_000  # of a training, beside its replay memory
 CONNECT_SECONDS, MAX_FAILURES = 20, 2  # a run that fails is tried so many times more

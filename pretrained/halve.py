@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 import tyro
 
-from machine.checkpoint import save_state_dict
-from machine.exits import exit_with
-from machine.files import check_output, failing_clearly
-from machine.flags import parse
-from machine.networks import load_network
+from runtime.checkpoint import save_state_dict
+from runtime.exits import exit_with
+from runtime.files import check_output, failing_clearly
+from runtime.flags import parse
+from runtime.networks import load_network
 
 
 @dataclass

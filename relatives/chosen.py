@@ -3,7 +3,6 @@
 import torch
 
 from config import Hyperparameters
-from machine.networks import architecture_of
 from model import QNetwork
 from optimizers import Adam, Optimizer, RMSProp
 from q_agent import QAgent
@@ -16,6 +15,7 @@ from relatives.networks import build_network
 from relatives.no_target_network import leave_out_target_network
 from relatives.prioritized import PrioritizedMemory, weighted_sum
 from replay_memory import ReplayMemory
+from runtime.networks import architecture_of
 from training import HEAD_SEEDS, Training, multiples_crossed
 from wrappers import AtariGames
 
@@ -45,7 +45,7 @@ def optimizer_for(parameters: Hyperparameters, network: QNetwork) -> Optimizer:
     weights, head_size = [*network.parameters()], sum(parameter.numel() for parameter in head_of(network))
     if parameters.optimizer == "adam":
         return Adam(weights, parameters.learning_rate, epsilon=parameters.adam_epsilon, head_size=head_size)
-    constants = {"decay": parameters.rmsprop_decay, "minimum": parameters.rmsprop_minimum}
+    constants = {"decay": parameters.rmsprop_decay, "minimum": parameters.min_squared_gradient}
     return RMSProp(weights, parameters.learning_rate, **constants, head_size=head_size)
 
 

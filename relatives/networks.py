@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from atari import FRAME_SIZE, HISTORY_FRAMES, PAPER_RULES, Rules
+from atari import FRAME_SIZE, HISTORY_FRAMES, PAPER_OPTIONS, GameOptions
 from model import NETWORKS, QNetwork
 from relatives.distributional import DISTRIBUTIONS
 from relatives.dueling import Dueling
@@ -34,7 +34,7 @@ def build_network(
     game: str,
     num_actions: int,
     architecture: Architecture = PAPER_ARCHITECTURE,
-    rules: Rules = PAPER_RULES,
+    rules: GameOptions = PAPER_OPTIONS,
     *,
     initial_weights: str = "torch7",
     history_frames: int = HISTORY_FRAMES,
@@ -49,11 +49,11 @@ def build_network(
         history_frames=history_frames,
         frame_size=frame_size,
     )
-    network.description |= _unlike(architecture, PAPER_ARCHITECTURE) | _unlike(rules, PAPER_RULES)
+    network.description |= _unlike(architecture, PAPER_ARCHITECTURE) | _unlike(rules, PAPER_OPTIONS)
     return network
 
 
-def _unlike(described: Architecture | Rules, defaults: Architecture | Rules) -> dict[str, Any]:
+def _unlike(described: Architecture | GameOptions, defaults: Architecture | GameOptions) -> dict[str, Any]:
     """What differs from the paper, as plain values; a state dict of the paper's network has nothing more in it."""
     usual = asdict(defaults)
     differing = {name: value for name, value in asdict(described).items() if value != usual[name]}

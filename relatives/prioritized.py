@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from machine.devices import upload
 from relatives.multi_step import MultiStepMemory
 from replay_memory import Batch
+from runtime.devices import upload
 
 LEAST_PRIORITY = 2e-6  # GamePlay's
 CANDIDATES, LEAST_CANDIDATES = 8, 1_024  # drawn at once for each transition that is wanted, and at least

@@ -19,10 +19,10 @@ import pytest
 import torch
 
 from config import Hyperparameters
-from machine.checkpoint import save_state_dict
-from machine.exits import exit_with
 from model import QNetwork
 from q_agent_train import set_up
+from runtime.checkpoint import save_state_dict
+from runtime.exits import exit_with
 from training import Training
 
 torch.set_num_threads(1)

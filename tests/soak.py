@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 os.environ.pop("DQN_WEBHOOK_URL", None)  # no chat is told of these runs
 
-import machine.run
+import runtime.run
 import training
-from machine.checkpoint import CheckpointFile
 from q_agent_train import Config, train
+from runtime.checkpoint import CheckpointFile
 
 # Past the memory's wrap-around, across several evaluations with their fresh seeds, a checkpoint every half second.
 SMALL = Config(
@@ -72,7 +72,7 @@ def start(config: Config) -> int:
         return process
     sys.stdout = sys.stderr = open(os.devnull, "w")
     training.RESEED_STEPS = RESEED_STEPS
-    machine.run.LOG_EVERY_STEPS = LOG_EVERY_STEPS
+    runtime.run.LOG_EVERY_STEPS = LOG_EVERY_STEPS
     close = training.Training.close
 
     def close_and_tell(self: training.Training) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from atari import Step
-from machine.action_log import ActionLog, fingerprint
 from replay_memory import ReplayMemory
+from runtime.action_log import ActionLog, fingerprint
 
 
 def test_the_log_forgets_only_what_the_memory_has_lost() -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from test_figures import make_run
 
-from machine.exits import UsageError
-from showing.figures_aggregate import read_sweep
+from runtime.exits import UsageError
+from viewing.figures_aggregate import read_sweep
 
 HEADER = "state_dict,game,mean,network,seed,value,minutes,other_condition\n"
 
@@ -16,7 +16,7 @@ HEADER = "state_dict,game,mean,network,seed,value,minutes,other_condition\n"
 @pytest.fixture(autouse=True)
 def _no_rliable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library that works out aggregates need not be installed here."""
-    monkeypatch.setattr("showing.figures_aggregate.estimate", lambda *_: (np.zeros(4), np.zeros((2, 4))))
+    monkeypatch.setattr("viewing.figures_aggregate.estimate", lambda *_: (np.zeros(4), np.zeros((2, 4))))
 
 
 def test_scores_of_another_condition_are_left_out_and_named(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from machine.checkpoint import CheckpointFile, load_file, save_state_dict
-from machine.exits import RunError, UsageError
-from machine.files import replacing, write_text
+from runtime.checkpoint import CheckpointFile, load_file, save_state_dict
+from runtime.exits import RunError, UsageError
+from runtime.files import replacing, write_text
 
 
 def state(number: int) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def state(number: int) -> dict[str, Any]:
         "number": number,
         "weights": torch.full((1_000,), float(number)),
         "big": 2**120 + number,
-        "tape": b"\x00\xff",
+        "action_log": b"\x00\xff",
     }
 
 
@@ -32,7 +32,7 @@ def number_of(checkpoints: CheckpointFile) -> int:
     loaded, _ = checkpoints.load()
     number = loaded["number"]
     assert torch.equal(loaded["weights"], state(number)["weights"])
-    assert (loaded["big"], loaded["tape"]) == (state(number)["big"], b"\x00\xff")
+    assert (loaded["big"], loaded["action_log"]) == (state(number)["big"], b"\x00\xff")
     return int(number)
 
 

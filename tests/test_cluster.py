@@ -16,12 +16,12 @@ from soak import differences
 
 import search
 from cluster.settings import locked
-from machine.checkpoint import CheckpointFile
-from machine.exits import UsageError
-from machine.flags import parse
-from machine.memory_size import BYTES_PER_TRANSITION
-from machine.run_config import with_file
 from q_agent_train import Config
+from runtime.checkpoint import CheckpointFile
+from runtime.exits import UsageError
+from runtime.flags import parse
+from runtime.memory_size import BYTES_PER_TRANSITION
+from runtime.run_config import with_file
 from search import SearchConfig
 from sweep import SweepConfig
 
@@ -84,7 +84,7 @@ def saved(run: Path) -> bool:
 
 
 def resumed(folder: Path, run: str) -> int:
-    return (folder / "logs" / f"{run}.txt").read_text().count("Going on at game")
+    return (folder / "logs" / f"{run}.txt").read_text().count("Resuming at game")
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -236,7 +236,7 @@ def test_wrong_use_of_a_cluster_is_a_line_within_seconds(cluster: Any, tmp_path:
         (["double=true,false", "double=true,false"], "its flag comes twice or cannot be searched"),
         (["optimizer=adam"], "'optimizer=adam' is not one"),
         (["discount=0.5..1.5"], "--discount 1.5 cannot be"),
-        (["optimizer=rmsprop,adam", "rmsprop-minimum=0.001..0.1"], "--rmsprop-minimum does nothing without"),
+        (["optimizer=rmsprop,adam", "min-squared-gradient=0.001..0.1"], "--min-squared-gradient does nothing without"),
         (["optimizer=rmsprop..adam"], "is not a range from a number to a larger one"),
         (["double=true..false"], "is not a range from a number to a larger one"),
         (["minibatch-size=8..4"], "is not a range from a number to a larger one"),
@@ -300,7 +300,7 @@ def test_a_run_asks_for_its_share_of_cores_gpus_and_memory(monkeypatch: pytest.M
 
 def test_aggregates_are_those_computed_by_hand() -> None:
     from atari import paper_table
-    from showing.figures_aggregate import Scored, aggregates, estimate, improvement, table_rows
+    from viewing.figures_aggregate import Scored, aggregates, estimate, improvement, table_rows
 
     scores = np.array([[0.0, 1.0, 2.0, 0.4], [0.2, 1.2, 4.0, 0.6]])  # seeds, games
     median, iqm, mean, gap = aggregates(scores)

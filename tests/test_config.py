@@ -13,10 +13,10 @@ from conftest import ROOT, save_network
 from soak import SMALL
 
 from config import Hyperparameters
-from machine.exits import UsageError
-from machine.networks import load_network
-from machine.run import command_line
 from q_agent_train import Config, train
+from runtime.exits import UsageError
+from runtime.networks import load_network
+from runtime.run import command_line
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Config:
@@ -96,7 +96,7 @@ def test_a_config_that_is_not_there_lists_those_that_are(monkeypatch: pytest.Mon
         ({"importance_exponent": 0.5}, "--importance-exponent does nothing without --prioritized"),
         ({"importance_steps": 5}, "--importance-steps does nothing without --prioritized"),
         ({"optimizer": "adam", "rmsprop_decay": 0.9}, "--rmsprop-decay does nothing without --optimizer rmsprop"),
-        ({"optimizer": "adam", "rmsprop_minimum": 0.1}, "--rmsprop-minimum does nothing without"),
+        ({"optimizer": "adam", "min_squared_gradient": 0.1}, "--min-squared-gradient does nothing without"),
         ({"adam_epsilon": 0.1}, "--adam-epsilon does nothing without --optimizer adam"),
         ({"n_steps": 0}, "--n-steps 0 cannot be"),
         ({"n_steps": 3, "n_steps_end": 1}, "--n-steps-end and --n-steps-steps belong together"),
@@ -112,7 +112,7 @@ def test_a_config_that_is_not_there_lists_those_that_are(monkeypatch: pytest.Mon
         ),
         ({"actions": ("FIRE", "FIRE")}, "--actions: FIRE comes twice"),
         ({"frames_per_step": 0}, "--frames-per-step 0 cannot be"),
-        ({"updates_per_period": 0}, "--updates-per-period 0 cannot be"),
+        ({"gradient_steps": 0}, "--gradient-steps 0 cannot be"),
         ({"reset_head_every": -1}, "--reset-head-every -1 cannot be"),
         ({"initial_weights": "he"}, "--initial-weights 'he' cannot be: it must be one of torch7, lecun, xavier"),
         ({"optimizer": "sgd"}, "--optimizer 'sgd' cannot be: it must be one of rmsprop, adam"),

@@ -9,11 +9,11 @@ import torch
 from test_relatives import MINIBATCH, Rule, learn, new_agent, played
 from torch import Tensor
 
-from machine.checkpoint import save_state_dict
-from machine.networks import load_network
 from q_agent import QAgent
 from relatives.distributional import ATOMS, Categorical, Distributional, Quantiles
 from relatives.networks import Architecture, build_network
+from runtime.checkpoint import save_state_dict
+from runtime.networks import load_network
 
 KINDS = ("c51", "qr")
 COUNT = 6

@@ -13,17 +13,17 @@ from ale_py import roms
 from conftest import refused, run_script, save_network
 from soak import SMALL
 
-from atari import PAPER_RULES, FinishedGame, Rules
+from atari import PAPER_OPTIONS, FinishedGame, GameOptions
 from evaluate import COLUMNS, EvaluationConfig, bootstrap_interval, main
-from machine.checkpoint import CheckpointFile, save_state_dict
-from machine.networks import load_network
 from model import QNetwork
 from q_agent_train import train
-from showing.episodes import EpsilonGreedyPlayer, RandomPlayer, play_games, play_protocol
-from showing.figures_tables import read_bars
+from runtime.checkpoint import CheckpointFile, save_state_dict
+from runtime.networks import load_network
+from viewing.episodes import EpsilonGreedyPlayer, RandomPlayer, play_games, play_protocol
+from viewing.figures_tables import read_bars
 from wrappers import AtariGames, ScoreKeeper
 
-FIRE_LEFT_RIGHT = Rules(frames_per_step=8, actions=("FIRE", "LEFT", "RIGHT"))
+FIRE_LEFT_RIGHT = GameOptions(frames_per_step=8, actions=("FIRE", "LEFT", "RIGHT"))
 
 
 NAMES = ("state_dict", "game", "other_condition")
@@ -63,7 +63,7 @@ def test_a_game_lasts_five_minutes_at_most_and_lost_lives_do_not_end_it() -> Non
     games.close()
 
 
-def bare_game(rom: str, rules: Rules, actions: np.ndarray, limit_frames: int) -> tuple[float, int, float, bool]:
+def bare_game(rom: str, rules: GameOptions, actions: np.ndarray, limit_frames: int) -> tuple[float, int, float, bool]:
     """Score, agent steps, score up to the first lost life, and whether the limit cut it, by the emulator alone."""
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)
@@ -88,14 +88,14 @@ def bare_game(rom: str, rules: Rules, actions: np.ndarray, limit_frames: int) ->
 @pytest.mark.parametrize(
     ("rom", "rules", "limit_frames", "cuts"),
     [
-        ("breakout", PAPER_RULES, 18_000, {False}),
+        ("breakout", PAPER_OPTIONS, 18_000, {False}),
         ("breakout", FIRE_LEFT_RIGHT, 18_000, {False}),
-        ("space_invaders", PAPER_RULES, 1_500, {False, True}),
-        ("pong", PAPER_RULES, 1_500, {True}),  # has no lives
+        ("space_invaders", PAPER_OPTIONS, 1_500, {False, True}),
+        ("pong", PAPER_OPTIONS, 1_500, {True}),  # has no lives
     ],
 )
 def test_scores_lengths_and_first_lives_are_those_of_the_bare_emulator(
-    monkeypatch: pytest.MonkeyPatch, rom: str, rules: Rules, limit_frames: int, cuts: set[bool]
+    monkeypatch: pytest.MonkeyPatch, rom: str, rules: GameOptions, limit_frames: int, cuts: set[bool]
 ) -> None:
     monkeypatch.setattr("wrappers.NOOP_MAX_FRAMES", 0)
     games = AtariGames(rom, 8, rules, max_frames_per_game=limit_frames)
@@ -239,21 +239,21 @@ def test_random_play_is_a_row_like_any_other(
 
 # The score that its games are said to have had, and what the row has then: the percentage, the human, the paper's DQN.
 BEAM_RIDER = 7_644.0
-UNDER_A_CONDITION: list[tuple[tuple[str, ...], Rules, str, tuple[str, str, str]]] = [
-    ((), PAPER_RULES, "", ("135%", "5775.0", "6846.0")),
+UNDER_A_CONDITION: list[tuple[tuple[str, ...], GameOptions, str, tuple[str, str, str]]] = [
+    ((), PAPER_OPTIONS, "", ("135%", "5775.0", "6846.0")),
     (
         (),
-        Rules(actions=("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "UPRIGHT", "UPLEFT", "RIGHTFIRE", "LEFTFIRE")),
+        GameOptions(actions=("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "UPRIGHT", "UPLEFT", "RIGHTFIRE", "LEFTFIRE")),
         "",
         ("135%", "5775.0", "6846.0"),
     ),
-    (("--minutes", "30"), PAPER_RULES, "", ("44%", "16926.5", "")),
-    (("--minutes", "10"), PAPER_RULES, "10 minutes", ("", "", "")),
-    (("--epsilon", "0.01"), PAPER_RULES, "epsilon 0.01", ("", "", "")),
-    ((), Rules(sticky_actions=0.25), "sticky actions 0.25", ("", "", "")),
-    ((), Rules(frames_per_step=8), "8 frames per step", ("", "", "")),
-    (("--minutes", "30"), Rules(actions=("LEFT", "RIGHT", "FIRE")), "3 actions", ("", "", "")),
-    (("--epsilon", "0", "--minutes", "1"), PAPER_RULES, "epsilon 0, 1 minutes", ("", "", "")),
+    (("--minutes", "30"), PAPER_OPTIONS, "", ("44%", "16926.5", "")),
+    (("--minutes", "10"), PAPER_OPTIONS, "10 minutes", ("", "", "")),
+    (("--epsilon", "0.01"), PAPER_OPTIONS, "epsilon 0.01", ("", "", "")),
+    ((), GameOptions(sticky_actions=0.25), "sticky actions 0.25", ("", "", "")),
+    ((), GameOptions(frames_per_step=8), "8 frames per step", ("", "", "")),
+    (("--minutes", "30"), GameOptions(actions=("LEFT", "RIGHT", "FIRE")), "3 actions", ("", "", "")),
+    (("--epsilon", "0", "--minutes", "1"), PAPER_OPTIONS, "epsilon 0, 1 minutes", ("", "", "")),
 ]
 
 
@@ -263,7 +263,7 @@ def test_a_score_is_compared_with_references_of_its_own_condition_alone(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     flags: tuple[str, ...],
-    rules: Rules,
+    rules: GameOptions,
     said: str,
     expected: tuple[str, str, str],
 ) -> None:
@@ -282,11 +282,11 @@ def test_a_score_is_compared_with_references_of_its_own_condition_alone(
 @pytest.mark.parametrize(
     ("game", "rules", "length_steps", "stopped"),
     [
-        ("breakout", PAPER_RULES, 16_384, 0),
-        ("breakout", PAPER_RULES, 16_385, 1),
-        ("breakout", Rules(frames_per_step=8), 8_193, 1),
-        ("video_pinball", PAPER_RULES, 27_000, 1),
-        ("beam_rider", PAPER_RULES, 27_000, 0),
+        ("breakout", PAPER_OPTIONS, 16_384, 0),
+        ("breakout", PAPER_OPTIONS, 16_385, 1),
+        ("breakout", GameOptions(frames_per_step=8), 8_193, 1),
+        ("video_pinball", PAPER_OPTIONS, 27_000, 1),
+        ("beam_rider", PAPER_OPTIONS, 27_000, 0),
     ],
 )
 def test_games_that_went_on_after_they_stopped_responding_are_said(
@@ -294,7 +294,7 @@ def test_games_that_went_on_after_they_stopped_responding_are_said(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     game: str,
-    rules: Rules,
+    rules: GameOptions,
     length_steps: int,
     stopped: int,
 ) -> None:

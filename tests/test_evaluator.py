@@ -16,11 +16,11 @@ from conftest import ROOT, save_network, wait_for
 from soak import SMALL, differences, flags, start
 
 from atari import FinishedGame
-from machine.checkpoint import CheckpointFile
-from machine.devices import choose_device
-from machine.networks import load_network
 from q_agent_train import train
-from showing.evaluator import Evaluator, EvaluatorBeside
+from runtime.checkpoint import CheckpointFile
+from runtime.devices import choose_device
+from runtime.networks import load_network
+from viewing.evaluator import BackgroundEvaluator, Evaluator
 
 # With a checkpoint behind nearly every step, so that most evaluations are in one.
 CONFIG = replace(SMALL, steps=860, evaluate_every=300, evaluation_games=2, checkpoint_minutes=0.1 / 60)
@@ -28,7 +28,7 @@ CONFIG = replace(SMALL, steps=860, evaluate_every=300, evaluation_games=2, check
 
 @pytest.fixture
 def beside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("machine.run.BESIDE_ON", ("cpu",))
+    monkeypatch.setattr("runtime.run.BACKGROUND_ON", ("cpu",))
 
 
 def pending(run_dir: Path) -> int:
@@ -48,7 +48,7 @@ def test_killed_while_evaluations_go_on_beside_it_a_run_ends_as_with_them_in_pla
 ) -> None:
     in_place, killed = (replace(CONFIG, run_dir=tmp_path / name) for name in ("in place", "killed"))
     assert os.waitpid(start(in_place), 0)[1] == 0
-    monkeypatch.setattr("machine.run.BESIDE_ON", ("cpu",))
+    monkeypatch.setattr("runtime.run.BACKGROUND_ON", ("cpu",))
     for steps in (300, 600):
         process = start(killed)
         wait_for(lambda: pending(tmp_path / "killed") >= steps, 120)  # noqa: B023
@@ -67,16 +67,16 @@ def test_a_signal_that_comes_while_the_last_evaluation_is_waited_for_is_heard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[int] = []
-    ended = EvaluatorBeside.ended
+    ended = BackgroundEvaluator.ended
 
-    def ended_and_interrupt(evaluator: EvaluatorBeside, seconds: float) -> bool:
+    def ended_and_interrupt(evaluator: BackgroundEvaluator, seconds: float) -> bool:
         if seconds and not asked:  # it is waited for
             asked.append(1)
             os.kill(os.getpid(), signal.SIGINT)
             return False
         return ended(evaluator, seconds)
 
-    monkeypatch.setattr(EvaluatorBeside, "ended", ended_and_interrupt)
+    monkeypatch.setattr(BackgroundEvaluator, "ended", ended_and_interrupt)
     config = replace(CONFIG, steps=400, run_dir=tmp_path / "run")
     train(config)
     assert "Stopped after" in capsys.readouterr().out
@@ -91,13 +91,13 @@ def test_a_signal_that_comes_while_the_last_evaluation_is_waited_for_is_heard(
 def test_an_evaluation_whose_process_dies_is_played_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    begin = EvaluatorBeside.begin
+    begin = BackgroundEvaluator.begin
 
-    def begin_and_kill(evaluator: EvaluatorBeside, state_dict: Path, seed: int) -> None:
+    def begin_and_kill(evaluator: BackgroundEvaluator, state_dict: Path, seed: int) -> None:
         begin(evaluator, state_dict, seed)
         evaluator._process.kill()
 
-    monkeypatch.setattr(EvaluatorBeside, "begin", begin_and_kill)
+    monkeypatch.setattr(BackgroundEvaluator, "begin", begin_and_kill)
     train(replace(CONFIG, steps=400, run_dir=tmp_path / "run"))
     assert "failed (its process ended); it is played in its place" in capsys.readouterr().out
     assert (tmp_path / "run" / "best.pt").exists()
@@ -113,7 +113,7 @@ def test_an_evaluation_that_was_begun_beside_is_played_where_the_run_goes_on(
     wait_for(lambda: pending(tmp_path / "moved") == 300, 120)
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
-    monkeypatch.setattr("machine.run.BESIDE_ON", ())
+    monkeypatch.setattr("runtime.run.BACKGROUND_ON", ())
     train(moved)
     for name in ("evaluations.csv", "best.pt", "model.pt"):
         assert (tmp_path / "moved" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -121,8 +121,8 @@ def test_an_evaluation_that_was_begun_beside_is_played_where_the_run_goes_on(
 
 def test_ctrl_c_in_a_terminal_reaches_the_training_alone(tmp_path: Path) -> None:
     script = (
-        "import machine.run, q_agent_train as q; machine.run.BESIDE_ON = ('cpu',); "
-        "from machine.exits import exit_with; exit_with(q.main)"
+        "import runtime.run, q_agent_train as q; runtime.run.BACKGROUND_ON = ('cpu',); "
+        "from runtime.exits import exit_with; exit_with(q.main)"
     )
     command = [sys.executable, "-c", script, *flags(replace(CONFIG, steps=20_000, run_dir=tmp_path / "run"))]
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT, "start_new_session": True}
@@ -141,7 +141,7 @@ def test_the_process_beside_plays_what_is_played_in_place_and_says_what_it_canno
         pytest.skip("no CUDA device")
     files = [save_network(tmp_path / f"{seed}.pt", "road_runner", 18, seed=seed) for seed in range(2)]
     in_place, played = Evaluator(2), []
-    beside = EvaluatorBeside(2, device=device, deterministic=False)
+    beside = BackgroundEvaluator(2, device=device, deterministic=False)
     try:
         for file in files:
             beside.begin(file, 7)

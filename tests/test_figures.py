@@ -27,17 +27,17 @@ from matplotlib.text import Annotation
 
 import benchmark
 import figures
-from atari import PAPER_RULES, paper_table
+from atari import PAPER_OPTIONS, paper_table
 from benchmarks import inference, learning, parts, scaling
 from benchmarks.common import PEER, TAKES, BenchmarkConfig, timer
 from benchmarks.inference import LINES, POINTS, Point
-from machine.checkpoint import save_state_dict
-from machine.exits import RunError, UsageError
-from machine.networks import load_network
-from machine.tables import TRAINING_COLUMNS
 from relatives.networks import Architecture
-from showing.episodes import EpsilonGreedyPlayer
-from showing.figures_played import (
+from runtime.checkpoint import save_state_dict
+from runtime.exits import RunError, UsageError
+from runtime.networks import load_network
+from runtime.tables import TRAINING_COLUMNS
+from viewing.episodes import EpsilonGreedyPlayer
+from viewing.figures_played import (
     SCREENS_ON_CURVE,
     SCREENS_ON_MAP,
     Sight,
@@ -48,7 +48,7 @@ from showing.figures_played import (
     spread_points,
     turning_points,
 )
-from showing.figures_tables import (
+from viewing.figures_tables import (
     BLUE,
     GREY,
     ORANGE,
@@ -61,7 +61,7 @@ from showing.figures_tables import (
     running_mean,
     score_curve,
 )
-from showing.filmed_game import FilmedGame
+from viewing.filmed_game import FilmedGame
 
 GAMES_HEADER = "game,agent_step,frames,score,length_steps,epsilon,seconds\n"
 EVALUATIONS_HEADER = "agent_step,mean,standard_deviation,minimum,maximum,mean_max_q\n"
@@ -576,7 +576,7 @@ class Scripted(Watched):
     """A player whose states have given values, and in the last hidden layer the given features (count, size)."""
 
     def __init__(self, values: np.ndarray, features: np.ndarray | None = None):
-        self.game, self.seed, self.rules = "breakout", 0, PAPER_RULES
+        self.game, self.seed, self.rules = "breakout", 0, PAPER_OPTIONS
         self.values, self.given = values, features
 
     def play(self, game: int = 0) -> Iterator[Sight]:
@@ -630,7 +630,7 @@ def test_a_hidden_layer_that_is_always_the_same_has_no_map() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_connectors_on_the_map_do_not_cross(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     points = np.random.default_rng(seed).uniform(size=(100, 2))
-    monkeypatch.setattr("showing.figures_played.embed", lambda features, seed: points)
+    monkeypatch.setattr("viewing.figures_played.embed", lambda features, seed: points)
     figure = draw_embedding(Scripted(np.arange(400.0), points), 100)
     lines = connectors(figure)
     assert len(lines) == SCREENS_ON_MAP
@@ -790,7 +790,7 @@ def test_the_limit_of_the_speed_is_that_of_the_multiplications(monkeypatch: pyte
     monkeypatch.setattr(parts, "milliseconds_of", lambda function, device: next(times))
     monkeypatch.setattr(parts, "matrix_gigaflops", lambda device: 100.0)
     milliseconds = (16 + 8) / 8 + 2 / 4 * (1 + 10 * double)  # of an agent step, with two updates for every four
-    assert parts.limit(small, {"double": True, "updates_per_period": 2}) == pytest.approx(1000 / milliseconds)
+    assert parts.limit(small, {"double": True, "gradient_steps": 2}) == pytest.approx(1000 / milliseconds)
 
 
 def test_every_flag_of_the_benchmark_belongs_to_a_measurement() -> None:

@@ -15,15 +15,15 @@ from PIL import Image
 from test_video import frames_of, offset_of, steps_of
 
 import trained_model_video_generation as video
-from atari import Rules
-from machine.checkpoint import save_state_dict
-from machine.exits import RunError
-from machine.files import check_new_folder
-from machine.networks import load_network
+from atari import GameOptions
 from model import QNetwork
-from showing.episodes import EpsilonGreedyPlayer, open_game, shots
-from showing.film import collecting
-from showing.panel import CAPTION_HEIGHT, TILE_GAP, Tile, grid_picture
+from runtime.checkpoint import save_state_dict
+from runtime.exits import RunError
+from runtime.files import check_new_folder
+from runtime.networks import load_network
+from viewing.episodes import EpsilonGreedyPlayer, open_game, shots
+from viewing.film import collecting
+from viewing.panel import CAPTION_HEIGHT, TILE_GAP, Tile, grid_picture
 
 SCRIPT = Path(video.__file__)
 
@@ -74,12 +74,14 @@ def test_a_grid_shows_every_frame_of_each_game_until_the_last_one_ends(
     assert sorted(lines) == [f"game {n + 1}, seed {n + 16}: score {games[n][1][-1]:.0f}" for n in range(3)]
 
 
-@pytest.mark.parametrize("rules", [Rules(), Rules(frames_per_step=3, actions=("FIRE", "LEFT"), sticky_actions=0.25)])
+@pytest.mark.parametrize(
+    "rules", [GameOptions(), GameOptions(frames_per_step=3, actions=("FIRE", "LEFT"), sticky_actions=0.25)]
+)
 def test_a_game_of_a_grid_is_the_game_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rules: Rules
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rules: GameOptions
 ) -> None:
     """By its own rules, with half of its actions the network's: same files, byte for byte, same score."""
-    monkeypatch.setattr("showing.episodes.FRAMES_PER_MINUTE", 20)
+    monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 20)
     model = tmp_path / "model.pt"
     save_state_dict(QNetwork("breakout", len(rules.actions) or 4, rules=rules).state_dict(), model)
     config = {"epsilon": 0.5, "output": tmp_path / "x.mp4"}
@@ -100,7 +102,7 @@ def test_a_game_of_a_grid_is_the_game_alone(
 def test_frames_are_the_screens_and_the_states_byte_for_byte(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("showing.episodes.FRAMES_PER_MINUTE", 40)
+    monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 40)
     folder = tmp_path / "frames"
     folder.mkdir()  # an empty one will do
     config = video.FilmConfig(model, episodes=2, seed=16, epsilon=1.0, plain=True, frames=folder)

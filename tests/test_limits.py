@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from machine.devices import RESERVE_BYTES, available_bytes
-from machine.limits import free_bytes, usable_cores
+from runtime.devices import RESERVE_BYTES, available_bytes
+from runtime.limits import free_bytes, usable_cores
 
 GB = 10**9
 FREE = 100 * GB  # of the machine
@@ -87,7 +87,7 @@ def test_the_least_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     for path, text in {"proc/self/cgroup": groups, **{f"sys/fs/cgroup/{name}": files[name] for name in files}}.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(f"{text}\n")
-    monkeypatch.setattr("machine.limits.ROOT", tmp_path)
+    monkeypatch.setattr("runtime.limits.ROOT", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": FREE}))
     assert (usable_cores(), free_bytes()) == (cores, free)
@@ -97,7 +97,7 @@ def test_the_least_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.skipif(not hasattr(psutil, "RLIMIT_AS"), reason="no such limits here")
 @pytest.mark.parametrize("name", ["RLIMIT_AS", "RLIMIT_DATA"])
 def test_what_the_shell_allows_counts(name: str) -> None:
-    code = f"import psutil; psutil.Process().rlimit(psutil.{name}, ({GB}, {GB})); import machine.limits as l"
+    code = f"import psutil; psutil.Process().rlimit(psutil.{name}, ({GB}, {GB})); import runtime.limits as l"
     command = [sys.executable, "-c", f"{code}; print(l.free_bytes())"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert 0 < int(result.stdout) < GB, result.stderr

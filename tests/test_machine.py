@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from machine.devices import bits_depend_on, choose_device, pack, threads_of, threads_wanted, unpack
-from machine.exits import UsageError, exit_with
+from runtime.devices import choose_device, pack, platform_fingerprint, threads_of, threads_wanted, unpack
+from runtime.exits import UsageError, exit_with
 
 
 def test_device_that_is_not_there() -> None:
@@ -59,7 +59,7 @@ def void(_value: object) -> None:
 
 SIGNALLED = """
 import os, signal, sys, threading
-from machine.exits import StopSignal, exit_with
+from runtime.exits import StopSignal, exit_with
 def send(times):
     for _ in range(times):
         os.kill(os.getpid(), signal.Signals[sys.argv[1]])
@@ -112,7 +112,7 @@ def test_what_the_process_was_started_to_ignore_stays_ignored() -> None:
 # Writes the lines to both, and then, as its very last act, a file: what became of it says whether the script went on.
 PRINTING = """
 import os, sys
-from machine.exits import exit_with
+from runtime.exits import exit_with
 def main():
     for number in range(3):
         print("line", number)
@@ -154,7 +154,7 @@ def test_output_that_nobody_reads_or_that_cannot_be_written_ends_a_script_in_a_l
 
 
 def test_messages_stand_in_a_redirected_output_at_once() -> None:
-    program = "import os; from machine.exits import exit_with; exit_with(lambda: (print('said'), os._exit(0)))"
+    program = "import os; from runtime.exits import exit_with; exit_with(lambda: (print('said'), os._exit(0)))"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, cwd=ROOT, env=buffered, capture_output=True, text=True, timeout=60)
@@ -218,7 +218,7 @@ def test_threads_follow_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     assert threads_wanted() == 7
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     assert threads_wanted() == 0
-    assert threads_of(bits_depend_on(torch.device("cpu"))) == torch.get_num_threads()
+    assert threads_of(platform_fingerprint(torch.device("cpu"))) == torch.get_num_threads()
     assert threads_of([]) == threads_of(["cpu", 2, "2.13.0"]) == 0
 
 

@@ -6,8 +6,8 @@ import psutil
 import pytest
 import torch
 
-from machine.exits import UsageError
-from machine.memory_size import check_size
+from runtime.exits import UsageError
+from runtime.memory_size import check_size
 
 CPU = torch.device("cpu")
 

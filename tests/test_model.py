@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from machine.checkpoint import save_state_dict
-from machine.exits import UsageError
-from machine.networks import load_network
 from model import QNetwork
 from optimizers import flatten
+from runtime.checkpoint import save_state_dict
+from runtime.exits import UsageError
+from runtime.networks import load_network
 
 FAN_IN = {"conv1": 4 * 8 * 8, "conv2": 32 * 4 * 4, "conv3": 64 * 3 * 3, "hidden": 7 * 7 * 64, "values": 512}
 

@@ -18,12 +18,12 @@ from conftest import refused, save_network
 from PIL import Image
 
 import play
-from machine.checkpoint import save_state_dict
-from machine.exits import StopSignal, UsageError
 from model import QNetwork
-from showing.film import filming
-from showing.filmed_game import FilmedGame
-from showing.window import Window
+from runtime.checkpoint import save_state_dict
+from runtime.exits import StopSignal, UsageError
+from viewing.film import filming
+from viewing.filmed_game import FilmedGame
+from viewing.window import Window
 
 BREAKOUT = ["NOOP", "FIRE", "RIGHT", "LEFT"]
 SEAQUEST = [

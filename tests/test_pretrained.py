@@ -9,8 +9,8 @@ import torch
 from conftest import ROOT, save_network
 
 from evaluate import Entrant, EvaluationConfig, play
-from machine.networks import load_network
 from pretrained import halve
+from runtime.networks import load_network
 from wrappers import rom_name
 
 

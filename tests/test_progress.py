@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from machine.progress import Progress, bar_of_tape
+from runtime.progress import Progress, bar_of_actions
 
 Show = Callable[[float, int, int], str]
 
@@ -13,7 +13,7 @@ Show = Callable[[float, int, int], str]
 def show(monkeypatch: pytest.MonkeyPatch) -> Show:
     """Show a run of 10,000 steps or 100 games that learns from step 1,000 on, at a second; returns the line's text."""
     clock = [0.0]
-    monkeypatch.setattr("machine.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("runtime.progress.time.monotonic", lambda: clock[0])
     progress = Progress(0, 0, learning_begins=1_000, steps_limit=10_000, games_limit=100)
 
     def at(second: float, steps: int, games: int) -> str:
@@ -54,17 +54,17 @@ def test_in_a_file_there_is_a_line_a_minute_and_one_at_the_end(show: Show, capsy
 
 
 def test_in_a_file_a_tape_is_one_line_however_long_it_plays(capsys: pytest.CaptureFixture[str]) -> None:
-    with bar_of_tape(160_000) as bar:
+    with bar_of_actions(160_000) as bar:
         bar.mininterval = 0  # else tqdm itself leaves most updates out
         for _ in range(1_000):
             bar.update(160)
-    assert capsys.readouterr().err == "Playing the tape of 160,000 agent steps; 1,000,000 take minutes\n"
+    assert capsys.readouterr().err == "Playing the action log of 160,000 agent steps; 1,000,000 take minutes\n"
 
 
 @pytest.mark.parametrize("limit", ["steps", "games"])
 def test_evaluations_count_for_the_time_left_and_not_for_the_speed(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     clock = [0.0]
-    monkeypatch.setattr("machine.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("runtime.progress.time.monotonic", lambda: clock[0])
     limits = {"steps_limit": 10_000, "games_limit": 10_000} | ({"games_limit": 100} if limit == "games" else {})
     progress = Progress(0, 0, learning_begins=1_000, evaluate_every=2_000, **limits)
 
@@ -88,6 +88,6 @@ def test_evaluations_count_for_the_time_left_and_not_for_the_speed(monkeypatch: 
 def test_a_time_beyond_all_bounds_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     progress = Progress(0, 0, learning_begins=1, steps_limit=10**15, games_limit=10**15)
     progress.show(1, 0, [], 1.0)
-    monkeypatch.setattr("machine.progress.time.monotonic", lambda: 1e6)
+    monkeypatch.setattr("runtime.progress.time.monotonic", lambda: 1e6)
     progress.show(2, 0, [], 1.0)
     progress.close()

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from atari import Step
-from machine.action_log import fingerprint
-from machine.cuda_graphs import capture
-from machine.devices import choose_device, set_up_torch
 from model import QNetwork
 from optimizers import RMSProp
 from q_agent import QAgent, draw_exploration
 from replay_memory import Batch, ReplayMemory
+from runtime.action_log import fingerprint
+from runtime.cuda_graphs import capture
+from runtime.devices import choose_device, set_up_torch
 
 NUM_ENVS = 4
 NUM_ACTIONS = 6

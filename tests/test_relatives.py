@@ -13,11 +13,8 @@ from test_learning import CELLS, DISCOUNT, QUIT_REWARD, TRUE_VALUES, play_corrid
 from test_optimizers import lua_step
 from torch import Tensor
 
-from atari import Rules, Step
+from atari import GameOptions, Step
 from config import Hyperparameters
-from machine.checkpoint import save_state_dict
-from machine.cuda_graphs import capture
-from machine.networks import architecture_of, load_network
 from model import QNetwork
 from optimizers import Adam, RMSProp
 from q_agent import QAgent
@@ -28,6 +25,9 @@ from relatives.multi_step import MultiStepMemory
 from relatives.networks import Architecture, build_network
 from relatives.prioritized import PrioritizedMemory, WeightedBatch, weighted_sum
 from replay_memory import Batch, ReplayMemory
+from runtime.checkpoint import save_state_dict
+from runtime.cuda_graphs import capture
+from runtime.networks import architecture_of, load_network
 from wrappers import AtariGames
 
 ARCHITECTURES = [
@@ -49,7 +49,7 @@ class Rule:
     priority_exponent: float | None = None
     importance_exponent: float = 0.0
     learning_rate: float = 0.005
-    rmsprop_minimum: float = 0.01
+    min_squared_gradient: float = 0.01
     n_steps: int = 1
     precision: Literal["float32", "bfloat16"] = "float32"
 
@@ -90,7 +90,7 @@ def agent_of(network: QNetwork, rule: Rule) -> QAgent:
         precision=rule.precision,
         optimizer="adam" if rule.adam else "rmsprop",
         learning_rate=rule.learning_rate,
-        rmsprop_minimum=rule.rmsprop_minimum,
+        min_squared_gradient=rule.min_squared_gradient,
     )
     agent = agent_for(flags, network, optimizer_for(flags, network))
     if rule.priority_exponent is not None:
@@ -185,7 +185,7 @@ def test_a_dueling_separable_network_computes_what_its_parts_say() -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
 def test_a_state_dict_alone_is_enough_for_every_network(tmp_path: Any, architecture: Architecture) -> None:
-    rules = Rules(frames_per_step=2, actions=("FIRE", "LEFT"), sticky_actions=0.25)
+    rules = GameOptions(frames_per_step=2, actions=("FIRE", "LEFT"), sticky_actions=0.25)
     network = build_network("breakout", 2, architecture, rules)
     save_state_dict(network.state_dict(), tmp_path / "model.pt")
     loaded = load_network(tmp_path / "model.pt")
@@ -436,7 +436,7 @@ def test_priorities_draw_by_error_and_importance_weights_make_up_for_it(
     exponent: float | None, importance: float, expected: float
 ) -> None:
     # So large a minimum makes plain gradient descent of it, whose mean is not biased by its own scale.
-    rule = Rule(priority_exponent=exponent, importance_exponent=importance, learning_rate=1.0, rmsprop_minimum=1e6)
+    rule = Rule(priority_exponent=exponent, importance_exponent=importance, learning_rate=1.0, min_squared_gradient=1e6)
     agent, memory = new_agent(rule), gamble(41, rule)
     learn(agent, memory, 500)
     values = []
@@ -511,7 +511,7 @@ def test_the_flags_of_the_network_reach_it(initial_weights: Any) -> None:
     rules: dict[str, Any] = {"frames_per_step": 3, "actions": ("FIRE", "LEFT"), "sticky_actions": 0.5}
     training = begun(tiny(seed=5, initial_weights=initial_weights, **shape, **rules))
     torch.manual_seed(5)
-    drawn = build_network("pong", 2, Architecture(**shape), Rules(**rules), initial_weights=initial_weights)
+    drawn = build_network("pong", 2, Architecture(**shape), GameOptions(**rules), initial_weights=initial_weights)
     network = training.agent.online_network
     assert architecture_of(network) == architecture_of(drawn) == Architecture(**shape)
     assert (network.rules, network.num_actions) == (drawn.rules, 2)
@@ -521,7 +521,7 @@ def test_the_flags_of_the_network_reach_it(initial_weights: Any) -> None:
 
 
 def test_the_rules_of_the_flags_are_those_of_the_games_that_are_learned_from() -> None:
-    rules = Rules(3, ("RIGHTFIRE", "LEFT"), 0.25)
+    rules = GameOptions(3, ("RIGHTFIRE", "LEFT"), 0.25)
     flags: dict[str, Any] = {"frames_per_step": 3, "actions": rules.actions, "sticky_actions": 0.25}
     training = begun(tiny(**flags))
     games = AtariGames("pong", 4, rules)
@@ -574,7 +574,7 @@ def test_the_rule_of_the_flags_is_the_one_that_learns(
 def test_rates_and_errors_go_between_clock_agent_and_memory() -> None:
     """At each step those of the clock; the errors of what was drawn become its priorities before the next draw."""
     parameters = tiny(
-        prioritized=True, importance_steps=20, learning_rate_end=1e-6, learning_rate_steps=30, updates_per_period=2
+        prioritized=True, importance_steps=20, learning_rate_end=1e-6, learning_rate_steps=30, gradient_steps=2
     )
     training, seen = begun(parameters), list[tuple[float | None, float]]()
     learn_as_before, memory = training.agent.learn, training.memory

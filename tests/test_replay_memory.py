@@ -6,9 +6,9 @@ import torch
 from naive_play import NaivePlay, assert_a_memory_is_the_list, assert_samples_are, frame_numbers, frame_of
 
 from atari import Step
-from machine.action_log import fingerprint
-from machine.devices import frames_device
 from replay_memory import Batch, ReplayMemory
+from runtime.action_log import fingerprint
+from runtime.devices import frames_device
 
 
 @pytest.mark.parametrize("num_envs", [1, 3, 8])

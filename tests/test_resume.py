@@ -20,20 +20,20 @@ from soak import LOG_EVERY_STEPS, RESEED_STEPS, SMALL, differences, flags, hashe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from atari import FinishedGame, Step
-from machine.checkpoint import CheckpointFile
-from machine.networks import load_network
-from machine.training_state import pack
 from q_agent_train import Config, train
-from showing.episodes import play_protocol
+from runtime.checkpoint import CheckpointFile
+from runtime.networks import load_network
+from runtime.training_state import pack
+from viewing.episodes import play_protocol
 from wrappers import AtariGames
 
 TINY = replace(SMALL, steps=1_200, replay_size=320)
 # The script, but with the fresh seeds of `start`.
 SCRIPT = f"""
-import machine.run, training
+import runtime.run, training
 training.RESEED_STEPS = {RESEED_STEPS}
-machine.run.LOG_EVERY_STEPS = {LOG_EVERY_STEPS}
-from machine.exits import exit_with
+runtime.run.LOG_EVERY_STEPS = {LOG_EVERY_STEPS}
+from runtime.exits import exit_with
 from q_agent_train import main
 exit_with(main)
 """
@@ -107,7 +107,7 @@ def test_killed_five_times_a_run_with_every_option_ends_as_if_nothing_had_happen
         "prioritized": True,
         "importance_steps": 500,
         "reset_head_every": 150,
-        "updates_per_period": 2,
+        "gradient_steps": 2,
     }
     options |= {"frames_per_step": 3, "sticky_actions": 0.25, "initial_weights": "lecun", "network": network}
     options |= {"learning_rate_end": 1e-4, "learning_rate_steps": 700, "num_envs": 5, "steps": 1_000} | EVERYTHING[
@@ -158,7 +158,7 @@ def test_a_lengthened_run_equals_one_that_was_long_from_the_start(tmp_path: Path
     finish(replace(TINY, steps=700, run_dir=tmp_path / "run"))
     result = run("--run-dir", str(tmp_path / "run"), "--steps", "1200")
     assert result.returncode == 0, result.stderr
-    assert "Playing the tape" in result.stderr
+    assert "Playing the action log" in result.stderr
     (tmp_path / "run" / "memory.sha256").write_text((finished / "memory.sha256").read_text())
     assert differences(finished, tmp_path / "run") == []
 
@@ -190,7 +190,7 @@ def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(tmp_path: Path, 
     assert torch.load(tmp_path / "run" / "model.pt", weights_only=True)["_extra_state"]["game"] == "road_runner"
     result = run(*flags(config))
     assert result.returncode == 0, result.stderr
-    assert "Going on at game" in result.stdout
+    assert "Resuming at game" in result.stdout
     (tmp_path / "run" / "memory.sha256").write_text((finished / "memory.sha256").read_text())
     assert differences(finished, tmp_path / "run") == []
 
@@ -209,8 +209,8 @@ def test_a_signal_while_the_tape_plays_changes_nothing(
 
     monkeypatch.setattr(AtariGames, "receive", receive_and_interrupt)
     assert train(replace(TINY, steps=1_400, run_dir=tmp_path / "run")) == tmp_path / "run"
-    assert len(steps) == 1  # of many on the tape
-    assert "Stopped while the tape was playing; nothing was changed." in capsys.readouterr().out
+    assert len(steps) == 1  # of many in the action log
+    assert "Stopped while the action log was playing; nothing was changed." in capsys.readouterr().out
     assert contents(tmp_path / "run") == before
 
 
@@ -225,9 +225,9 @@ def test_an_evaluation_broken_off_at_the_very_end_is_made_up_for(
             os.kill(os.getpid(), signal.SIGINT)
         return play_protocol(*arguments, **options)
 
-    monkeypatch.setattr("showing.evaluator.play_protocol", play_and_interrupt)
+    monkeypatch.setattr("viewing.evaluator.play_protocol", play_and_interrupt)
     monkeypatch.setattr("training.RESEED_STEPS", RESEED_STEPS)
-    monkeypatch.setattr("machine.run.LOG_EVERY_STEPS", LOG_EVERY_STEPS)
+    monkeypatch.setattr("runtime.run.LOG_EVERY_STEPS", LOG_EVERY_STEPS)
     config = replace(TINY, run_dir=tmp_path / "run")
     train(config)
     state, _ = CheckpointFile(tmp_path / "run").load()
@@ -303,7 +303,7 @@ def test_another_emulator_is_noticed_when_the_tape_plays_differently(tmp_path: P
     copy_run(finished, tmp_path / "run")
     checkpoints = CheckpointFile(tmp_path / "run")
     state, _ = checkpoints.load()
-    state["training"]["tape"]["seeds"] = [seed + 1 for seed in state["training"]["tape"]["seeds"]]
+    state["training"]["action_log"]["seeds"] = [seed + 1 for seed in state["training"]["action_log"]["seeds"]]
     checkpoints.save(state)
     result = run("--run-dir", str(tmp_path / "run"), "--steps", "1240")
     assert result.returncode == 0, result.stderr

@@ -20,11 +20,11 @@ from conftest import refused, run_script
 from soak import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from machine.checkpoint import save_state_dict
-from machine.exits import RunError, UsageError
-from machine.networks import load_network
-from machine.run_folder import make_new_folder
 from q_agent_train import Config, main, train
+from runtime.checkpoint import save_state_dict
+from runtime.exits import RunError, UsageError
+from runtime.networks import load_network
+from runtime.run_folder import make_new_folder
 
 SIZES = ("--replay-size", "1600", "--replay-start-size", "320", "--minibatch-size", "4", "--evaluate-every", "0")
 FAST = ("--update-frequency", "16", "--epsilon-end", "1")
@@ -77,7 +77,7 @@ def test_the_progress_line_and_the_end_say_what_a_user_needs(
 def test_tensorboard_gets_the_loss_and_the_held_out_states_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("machine.run.LOG_EVERY_STEPS", 500)
+    monkeypatch.setattr("runtime.run.LOG_EVERY_STEPS", 500)
     train(replace(SMALL, steps=1_000, evaluate_every=0, run_dir=tmp_path / "run"))
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     for name in ("loss", "mean_q_held_out", "deviation_q_held_out", "steps_per_second"):
@@ -158,7 +158,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_file(tm
 def test_a_network_that_has_died_is_said_once_and_one_that_lives_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("machine.run.LOG_EVERY_STEPS", 200)
+    monkeypatch.setattr("runtime.run.LOG_EVERY_STEPS", 200)
     config = replace(SMALL, steps=800, evaluate_every=0)
     train(replace(config, run_dir=tmp_path / "living"))
     assert "same value" not in capfd.readouterr().out
@@ -228,7 +228,7 @@ def test_a_disk_is_called_full_only_where_it_is(
     def fail(*_arguments: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("machine.run_folder.write_text", fail)
+    monkeypatch.setattr("runtime.run_folder.write_text", fail)
     with pytest.raises(UsageError, match=os.strerror(number)) as refusal:
         train(replace(SMALL, run_dir=tmp_path / "run"))
     assert ("make room" in str(refusal.value)) == room

@@ -29,7 +29,7 @@ SCRIPTS = [path for path in ROOT.glob("*.py") if '__name__ == "__main__"' in pat
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A clone beside two interpreters, python3.10 and python3.12."""
-    for name in ("Makefile", "machine/__init__.py", "requirements.txt", "requirements-cluster.txt"):
+    for name in ("Makefile", "runtime/__init__.py", "requirements.txt", "requirements-cluster.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     for minor in (10, 12):

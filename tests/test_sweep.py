@@ -19,14 +19,14 @@ import figures
 import search
 import sweep
 from cluster.settings import locked
-from machine.exits import UsageError
-from machine.flags import parse
-from machine.run_config import NOT_KEPT, RunConfig, with_file, words_of_file
-from machine.tables import GAME_COLUMNS
 from q_agent_train import Config, train
-from showing.figures_aggregate import read_sweep
-from showing.figures_tables import read_bars
+from runtime.exits import UsageError
+from runtime.flags import parse
+from runtime.run_config import NOT_KEPT, RunConfig, arguments_of_file, with_file
+from runtime.tables import GAME_COLUMNS
 from sweep import SweepConfig
+from viewing.figures_aggregate import read_sweep
+from viewing.figures_tables import read_bars
 
 
 def test_a_sweep_is_every_game_with_every_value() -> None:
@@ -88,9 +88,15 @@ OTHER: dict[str, Any] = {  # than every default
     **{"sticky_actions": 0.25, "network": "nips2013", "dueling": True, "separable": True, "initial_weights": "lecun"},
     **{"initial_state_dict": Path("a b/best.pt"), "replay_size": 800, "replay_start_size": 80, "prioritized": True},
     **{"priority_exponent": 0.5, "importance_exponent": 1e-7, "importance_steps": 9, "minibatch_size": 16},
-    **{"update_frequency": 5, "updates_per_period": 2, "target_network": False, "target_update_frequency": 7},
+    **{"update_frequency": 5, "gradient_steps": 2, "target_network": False, "target_update_frequency": 7},
     **{"reset_head_every": 11, "optimizer": "adam", "learning_rate": 1 / 3, "learning_rate_end": 1e-12},
-    **{"learning_rate_steps": 13, "rmsprop_decay": 0.5, "rmsprop_minimum": 2.0, "discount": 0.1, "epsilon_start": 0.9},
+    **{
+        "learning_rate_steps": 13,
+        "rmsprop_decay": 0.5,
+        "min_squared_gradient": 2.0,
+        "discount": 0.1,
+        "epsilon_start": 0.9,
+    },
     **{"epsilon_end": 0.2, "epsilon_decay_steps": 17, "evaluate_every": 0, "evaluation_games": 2, "games": 19},
     **{"deterministic": True, "steps": 10**7, "device": "cpu", "save_every_games": 0, "checkpoint_minutes": 0.1},
 }
@@ -110,7 +116,7 @@ def test_the_files_of_a_config_mean_that_config(tmp_path: Path) -> None:
         "save_every_games": 50,
         "checkpoint_minutes": 5.0,
     }
-    parsed = parse(RunConfig, words=["--game", "Pong", "--seed", "3", *words_of_file(str(tmp_path / "best.yaml"))])
+    parsed = parse(RunConfig, words=["--game", "Pong", "--seed", "3", *arguments_of_file(str(tmp_path / "best.yaml"))])
     assert parsed == replace(config, **run_only)
 
 

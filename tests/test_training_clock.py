@@ -15,16 +15,16 @@ from gymnasium.vector import AutoresetMode
 
 from atari import FinishedGame, Step
 from config import Hyperparameters
-from machine.action_log import fingerprint
-from machine.devices import upload
-from machine.exits import UsageError
-from machine.memory_size import check_size
 from model import QNetwork
 from q_agent import QAgent
 from q_agent_train import set_up, step
 from relatives.head_reset import head_of, reset_head
 from relatives.networks import build_network
 from replay_memory import ReplayMemory
+from runtime.action_log import fingerprint
+from runtime.devices import upload
+from runtime.exits import UsageError
+from runtime.memory_size import check_size
 from training import RESEED_STEPS, Training, multiples_crossed
 
 CPU = torch.device("cpu")
@@ -124,9 +124,7 @@ def test_heads_are_drawn_anew_and_updates_made_as_often_as_asked(
     num_envs: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fresh head in each step that crosses a multiple of the period, never otherwise; N updates for one."""
-    parameters = tiny(
-        num_envs, replay_start_size=70, reset_head_every=45, updates_per_period=3, initial_weights="lecun"
-    )
+    parameters = tiny(num_envs, replay_start_size=70, reset_head_every=45, gradient_steps=3, initial_weights="lecun")
     updates, _ = lua_clock(steps * num_envs, parameters)
     training, seeds = begun(parameters), list[int]()
 
@@ -317,7 +315,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "target_update_frequency": (0, -1),
     "learning_rate": (0.0, -0.1, NAN, INF),
     "rmsprop_decay": (-0.1, 1.0, NAN, INF),
-    "rmsprop_minimum": (0.0, -0.01, NAN, INF),
+    "min_squared_gradient": (0.0, -0.01, NAN, INF),
     "discount": (-0.1, 1.1, NAN, INF),
     "epsilon_start": (-0.1, 1.1, NAN, INF),
     "epsilon_end": (-0.1, 1.1, NAN, -INF),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from soak import SMALL, hashed
 
-from machine.training_state import is_finite, log_values, restore, state_of
 from q_agent_train import set_up, step
+from runtime.training_state import is_finite, log_values, restore, state_of
 from training import Training
 
 TINY = replace(SMALL, replay_size=320)
@@ -62,7 +62,7 @@ def test_a_restoring_that_is_broken_off_sets_nothing_of_agent_or_clock(learning:
     assert len(watched) == 5
     after = state_of(training)
     changed = {name for name in before if hashed(before[name]) != hashed(after[name])}
-    assert changed == {"tape", "fingerprint"}
+    assert changed == {"action_log", "fingerprint"}
     assert {"agent", "generators", "agent_steps", "held_out_states"} <= {
         name for name in before if hashed(before[name]) != hashed(state_of(learning)[name])
     }

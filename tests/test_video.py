@@ -19,13 +19,13 @@ import torch
 from conftest import refused, run_script, save_network, start_script
 
 import trained_model_video_generation as video
-from machine.exits import StopSignal
-from machine.networks import load_network
-from showing.episodes import EpsilonGreedyPlayer, Shot
-from showing.film import filming
-from showing.filmed_game import FilmedGame
-from showing.panel import PANEL_WIDTH, Panel
-from showing.window import Window
+from runtime.exits import StopSignal
+from runtime.networks import load_network
+from viewing.episodes import EpsilonGreedyPlayer, RenderedStep
+from viewing.film import filming
+from viewing.filmed_game import FilmedGame
+from viewing.panel import PANEL_WIDTH, Panel
+from viewing.window import Window
 
 SCRIPT = Path(video.__file__)
 ORANGE, BLUE = (230, 159, 0), (0, 114, 178)
@@ -146,7 +146,7 @@ def test_the_best_moments_are_those_with_the_most_points(
     def play(number: int) -> video.Play:
         for step in range(600):
             score = sum(points for when, points in games[number].items() if when <= step)
-            yield Shot([], np.zeros((4, 84, 84), np.uint8), 0, score, step == 599, False), np.zeros(4)
+            yield RenderedStep([], np.zeros((4, 84, 84), np.uint8), 0, score, step == 599, False), np.zeros(4)
 
     number, start_seconds = video.best_moments(video.FilmConfig(model, episodes=len(games)), play, 15)
     assert (number, start_seconds * 15) == expected
@@ -156,7 +156,7 @@ def test_from_starts_later_with_the_panel_of_the_whole_game(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps, _ = steps_of(model, seed=7)
-    monkeypatch.setattr("showing.episodes.FRAMES_PER_MINUTE", 40)  # 50 agent steps
+    monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 40)  # 50 agent steps
     for name, start_seconds in ("whole", None), ("part", 2.2):
         path = tmp_path / f"{name}.mp4"
         video.make_film(video.FilmConfig(model, epsilon=1.0, seed=7, from_seconds=start_seconds, output=path))
@@ -167,7 +167,7 @@ def test_from_starts_later_with_the_panel_of_the_whole_game(
 
 
 def test_only_the_first_game_starts_later(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("showing.episodes.FRAMES_PER_MINUTE", 20)
+    monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 20)
     counts = []
     for start_seconds in (None, 1.0):
         path = tmp_path / "x.mp4"
@@ -347,7 +347,7 @@ def test_bad_flags(model: Path, tmp_path: Path, error: Callable[..., str]) -> No
 def test_a_game_that_reaches_the_time_limit_is_not_called_over(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("showing.episodes.FRAMES_PER_MINUTE", 24)
+    monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 24)
     video.make_film(video.FilmConfig(model, output=tmp_path / "x.mp4", plain=True))
     assert "after 5 minutes, the paper's limit; the game is not over" in capsys.readouterr().out
 

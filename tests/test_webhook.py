@@ -17,10 +17,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import ROOT
 
-from machine import webhook
-from machine.exits import RunError, UsageError
-from machine.flags import check_types, parse
-from machine.webhook import VARIABLE, Webhook
+from runtime import webhook
+from runtime.exits import RunError, UsageError
+from runtime.flags import check_types, parse
+from runtime.webhook import VARIABLE, Webhook
 
 SECRET = "s3cret"
 
@@ -321,7 +321,7 @@ def test_no_warning_is_still_being_printed_when_the_block_is_left(monkeypatch: p
         printed.append(line)
 
     monkeypatch.setattr(webhook, "END_SECONDS", 0.1)
-    monkeypatch.setattr("machine.webhook.tqdm.write", write)
+    monkeypatch.setattr("runtime.webhook.tqdm.write", write)
     with Webhook("http://127.0.0.1:9/", "run:") as told:  # nobody is there
         told.send("line")
         assert printing.wait(5)
@@ -330,8 +330,8 @@ def test_no_warning_is_still_being_printed_when_the_block_is_left(monkeypatch: p
 
 ENDING = """
 import sys
-from machine.exits import exit_with
-from machine import webhook
+from runtime.exits import exit_with
+from runtime import webhook
 webhook.ANSWER_SECONDS, webhook.END_SECONDS = 60.0, float(sys.argv[2])
 def main():
     with webhook.Webhook(sys.argv[1], "run:") as told:

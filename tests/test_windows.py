@@ -55,7 +55,8 @@ windows["ctypes"].CDLL = load_no_program
 
 def import_as_on_windows(name, globals=None, locals=None, fromlist=(), level=0):
     file = str((globals or {}).get("__file__") or "")
-    if os.path.dirname(file).removeprefix(root).strip("/") in ("", "machine", "showing") and file.startswith(root):
+    folder = os.path.dirname(file).removeprefix(root).strip("/")
+    if file.startswith(root) and folder in ("", "relatives", "runtime", "viewing"):
         if name in ("fcntl", "resource", "pwd", "grp", "termios"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         if name in windows:
@@ -66,10 +67,10 @@ builtins.__import__ = import_as_on_windows
 sys.path.insert(0, root)
 sys.argv = sys.argv[2:]
 if "q_agent_train" in sys.argv[0]:
-    import machine.run, q_agent_train
-    machine.run.BESIDE_ON = ("cpu",)  # as on a GPU: in a process of its own
-    assert sys.modules["machine.exits"].signal is windows["signal"]
-    from machine.exits import exit_with
+    import runtime.run, q_agent_train
+    runtime.run.BACKGROUND_ON = ("cpu",)  # as on a GPU: in a process of its own
+    assert sys.modules["runtime.exits"].signal is windows["signal"]
+    from runtime.exits import exit_with
     exit_with(q_agent_train.main)
 else:
     runpy.run_path(os.path.join(root, sys.argv[0]), run_name="__main__")
@@ -90,7 +91,7 @@ def test_a_training_a_resume_an_evaluation_and_a_film_need_nothing_that_windows_
     assert "Finished after" in trained
     assert "Evaluation at agent step" in trained
     assert "it is played in its place" not in trained
-    assert "Going on at game" in run_as_on_windows("q_agent_train.py", *arguments, "--steps", "440", cwd=tmp_path)
+    assert "Resuming at game" in run_as_on_windows("q_agent_train.py", *arguments, "--steps", "440", cwd=tmp_path)
     assert "road_runner" in run_as_on_windows(
         "evaluate.py", "--state-dict", "run/best.pt", "--games", "2", "--minutes", "0.2", "--csv", "x.csv", cwd=tmp_path
     )

@@ -11,7 +11,6 @@ from gymnasium.vector import AutoresetMode
 
 from atari import FRAME_SIZE, FRAMES_PER_STEP, HISTORY_FRAMES
 from config import Hyperparameters
-from machine.run_config import RunConfig
 from model import QNetwork
 from optimizers import Adam, RMSProp
 from q_agent import QAgent, best_value
@@ -20,8 +19,9 @@ from relatives.distributional import Categorical, DistributionalAgent, Quantiles
 from relatives.multi_step import MultiStepMemory
 from relatives.prioritized import PrioritizedMemory
 from replay_memory import Batch, ReplayMemory
-from showing.evaluator import Evaluator
+from runtime.run_config import RunConfig
 from training import HELD_OUT_STATES, Training
+from viewing.evaluator import Evaluator
 from wrappers import MAX_FRAMES_PER_GAME, NOOP_MAX_FRAMES, AtariGames, choose_actions
 
 
@@ -44,7 +44,7 @@ def test_the_defaults_are_the_papers() -> None:
         "update_frequency": 4,
         "learning_rate": 0.00025,
         "rmsprop_decay": 0.95,  # "gradient momentum" and "squared gradient momentum"
-        "rmsprop_minimum": 0.01,
+        "min_squared_gradient": 0.01,
         "epsilon_start": 1.0,
         "epsilon_end": 0.1,
         "epsilon_decay_steps": 1_000_000,
@@ -61,7 +61,13 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_an_agent_learns_with_the_constants_of_the_flags() -> None:
-    constants = {"discount": 0.7, "n_steps": 2, "learning_rate": 1e-3, "rmsprop_decay": 0.8, "rmsprop_minimum": 0.2}
+    constants = {
+        "discount": 0.7,
+        "n_steps": 2,
+        "learning_rate": 1e-3,
+        "rmsprop_decay": 0.8,
+        "min_squared_gradient": 0.2,
+    }
     training = small_training(2, minibatch_size=3, **constants)
     agent = training.agent
     assert isinstance(agent.optimizer, RMSProp)
@@ -313,8 +319,8 @@ def test_an_evaluation_of_a_training_is_the_papers(monkeypatch: pytest.MonkeyPat
     def note(player: Any, *_: Any, **__: Any) -> None:
         epsilons.append(player.epsilon)
 
-    monkeypatch.setattr("showing.evaluator.AtariGames", Games)
-    monkeypatch.setattr("showing.evaluator.play_protocol", note)
+    monkeypatch.setattr("viewing.evaluator.AtariGames", Games)
+    monkeypatch.setattr("viewing.evaluator.play_protocol", note)
     evaluator = Evaluator(2)
     evaluator.play(QNetwork("breakout", 4), 0, lambda _: True)
     evaluator.close()

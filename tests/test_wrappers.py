@@ -12,11 +12,11 @@ import pytest
 from ale_py import roms
 from conftest import ROOT
 
-from atari import OTHER_NAMES, Rules, display_name, game_key, paper_scores
-from machine.exits import UsageError
+from atari import OTHER_NAMES, GameOptions, display_name, game_key, paper_scores
 from replay_memory import ReplayMemory
-from showing.episodes import play_games
-from showing.filmed_game import FilmedGame
+from runtime.exits import UsageError
+from viewing.episodes import play_games
+from viewing.filmed_game import FilmedGame
 from wrappers import AtariGames, rom_name
 
 
@@ -114,17 +114,17 @@ def test_the_nearest_names_are_offered() -> None:
 
 
 RULES = {
-    "breakout": Rules(),
-    "pong": Rules(frames_per_step=3, actions=("RIGHT", "LEFT")),
-    "seaquest": Rules(frames_per_step=1),
-    "space_invaders": Rules(frames_per_step=8, actions=("LEFTFIRE", "NOOP", "FIRE")),
+    "breakout": GameOptions(),
+    "pong": GameOptions(frames_per_step=3, actions=("RIGHT", "LEFT")),
+    "seaquest": GameOptions(frames_per_step=1),
+    "space_invaders": GameOptions(frames_per_step=8, actions=("LEFTFIRE", "NOOP", "FIRE")),
 }
 
 
 @pytest.mark.parametrize("game", RULES)
 def test_training_sees_the_bytes_that_the_film_sees(game: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over a whole game, states read from the memory equal those that a player is given in front of a filmed game."""
-    for module in ("wrappers", "showing.filmed_game"):
+    for module in ("wrappers", "viewing.filmed_game"):
         monkeypatch.setattr(f"{module}.NOOP_MAX_FRAMES", 0)  # each draws its own number of no-ops
     generator = np.random.default_rng(0)
     filmed, games = FilmedGame(game, RULES[game]), AtariGames(game, 1, RULES[game])
@@ -151,9 +151,9 @@ def test_an_action_is_the_one_that_its_name_says_for_as_many_frames_as_the_rules
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Against the bare emulator, which knows actions by their numbers."""
-    monkeypatch.setattr("showing.filmed_game.NOOP_MAX_FRAMES", 0)
+    monkeypatch.setattr("viewing.filmed_game.NOOP_MAX_FRAMES", 0)
     names, generator = ("LEFT", "FIRE", "RIGHTFIRE"), np.random.default_rng(0)
-    filmed = FilmedGame("pong", Rules(frames_per_step=5, actions=names))
+    filmed = FilmedGame("pong", GameOptions(frames_per_step=5, actions=names))
     filmed.reset(0)
     filmed.take_screens()
     ale = ale_py.ALEInterface()
@@ -179,7 +179,7 @@ def test_a_filmed_game_has_the_sticky_actions_of_its_rules(sticky: float) -> Non
     """Where every action is the one before it, nobody ever does anything."""
     last = []
     for action in ("NOOP", "RIGHT"):
-        filmed = FilmedGame("breakout", Rules(actions=(action,), sticky_actions=sticky))
+        filmed = FilmedGame("breakout", GameOptions(actions=(action,), sticky_actions=sticky))
         filmed.reset(0)
         for _ in range(20):
             filmed.send(np.zeros(1, np.int64))
@@ -258,7 +258,7 @@ def test_wrong_actions_and_no_environments_are_refused() -> None:
 def test_sticky_actions_change_the_game() -> None:
     frames = {}
     for sticky in (0.0, 0.9):
-        games = AtariGames("pong", 1, Rules(sticky_actions=sticky))
+        games = AtariGames("pong", 1, GameOptions(sticky_actions=sticky))
         games.reset(0)
         for action in (2, 3) * 60:
             games.send(np.array([action]))
@@ -286,7 +286,7 @@ for game in sys.argv[1:]:
 
 
 def test_the_same_seeds_and_actions_give_the_same_bytes_in_all_49_games_of_the_paper() -> None:
-    """Twice, in two processes at once: what lets a checkpoint keep a tape instead of the frames."""
+    """Twice, in two processes at once: what lets a checkpoint keep an action log instead of the frames."""
     command = [sys.executable, "-c", PLAY_ALL, *paper_games()]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     first, second = (process.communicate()[0].splitlines() for process in processes)

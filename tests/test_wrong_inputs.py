@@ -25,11 +25,11 @@ import figures
 import play
 import q_agent_train
 import trained_model_video_generation as film
-from machine.checkpoint import CheckpointFile, save_state_dict
-from machine.devices import set_up_torch
-from machine.exits import UsageError, exit_with
-from machine.flags import parse
-from machine.run_config import FLAGS
+from runtime.checkpoint import CheckpointFile, save_state_dict
+from runtime.devices import set_up_torch
+from runtime.exits import UsageError, exit_with
+from runtime.flags import parse
+from runtime.run_config import FLAGS
 
 SCRIPTS = {
     "q_agent_train.py": q_agent_train.main,
@@ -204,7 +204,7 @@ ROWS = [
     (f"{TRAIN} --minibatch-size 1000000000000", 2, "--minibatch-size 1000000000000 needs about"),
     (f"{TRAIN} --minibatch-size 1000000", 2, "--minibatch-size 1000000 needs about"),
     (f"{TRAIN} --learning-rate 1e300", 2, "--learning-rate 1e+300 cannot be"),
-    (f"{TRAIN} --rmsprop-minimum 1e300", 2, "--rmsprop-minimum 1e+300 cannot be"),
+    (f"{TRAIN} --min-squared-gradient 1e300", 2, "--min-squared-gradient 1e+300 cannot be"),
     (f"{TRAIN} --epsilon-decay-steps {10**40}", 2, "--epsilon-decay-steps"),
     (f"{TRAIN} --evaluate-every {10**40}", 2, "--evaluate-every"),
     (f"{TRAIN} --replay-size {10**40}", 2, "--replay-size"),
@@ -364,7 +364,7 @@ def take_seed_1(state: dict) -> None:  # type: ignore[type-arg]
 
 def of_another_run_and_version(state: dict) -> None:  # type: ignore[type-arg]
     del state["config"]
-    state["training"]["tape"]["seeds"] = [seed + 1 for seed in state["training"]["tape"]["seeds"]]
+    state["training"]["action_log"]["seeds"] = [seed + 1 for seed in state["training"]["action_log"]["seeds"]]
 
 
 ATTACKS = {
@@ -448,7 +448,9 @@ def test_a_run_that_was_tampered_with_is_refused_and_stays_as_it_is(
     *others, line = output.splitlines()
     assert line.startswith("error: ")
     assert words in line, output
-    assert not others or name.endswith("and old")  # whose tape is played, with a line that its config is not known
+    assert not others or name.endswith(
+        "and old"
+    )  # whose action log is played, with a line that its config is not known
     assert ended == status
     assert digests(tmp_path) == before
 

@@ -1,4 +1,4 @@
-"""What a training shows while it runs: tqdm draws the line and the tape's bar, how long is left is worked out here."""
+"""What a training shows while it runs: tqdm draws the line and the bars, how long is left is worked out here."""
 
 import datetime
 import sys
@@ -20,9 +20,9 @@ def watched() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
-def bar_of_tape(agent_steps: int) -> tqdm:
-    """The bar of a tape of so many agent steps that is played back; in a file one line."""
-    what, in_file = "Playing the tape", not watched()
+def bar_of_actions(agent_steps: int) -> tqdm:
+    """The bar of an action log of so many agent steps that is played again; in a file one line."""
+    what, in_file = "Playing the action log", not watched()
     if in_file:
         print(f"{what} of {agent_steps:,} agent steps; 1,000,000 take minutes", file=sys.stderr)
     return tqdm(total=agent_steps, desc=what, unit=" steps", unit_scale=True, disable=in_file)

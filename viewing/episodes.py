@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from atari import FRAMES_PER_MINUTE, HISTORY_FRAMES, PAPER_MINUTES, FinishedGame, Step
-from machine.exits import UsageError
 from model import QNetwork
 from q_agent import draw_exploration
-from showing.filmed_game import FilmedGame, Games
+from runtime.exits import UsageError
+from viewing.filmed_game import FilmedGame, Games
 from wrappers import rom_name
 
 GAMES = 30  # paper, Methods: Evaluation procedure
@@ -54,7 +54,7 @@ class RandomPlayer:
 
 
 @dataclass
-class Moment:
+class PlayedStep:
     """One agent step of play: the states (num_envs, 4, 84, 84) uint8, the actions taken there, what came of them."""
 
     states: np.ndarray
@@ -62,7 +62,7 @@ class Moment:
     step: Step
 
 
-def play_games(player: Player, games: Games, *, seed: int | np.ndarray) -> Iterator[Moment]:
+def play_games(player: Player, games: Games, *, seed: int | np.ndarray) -> Iterator[PlayedStep]:
     """Play from new games on, a moment per agent step, until each has finished its first game; those done play on."""
     frames = games.reset(seed)
     states = np.zeros((games.num_envs, HISTORY_FRAMES, *frames.shape[1:]), np.uint8)
@@ -72,7 +72,7 @@ def play_games(player: Player, games: Games, *, seed: int | np.ndarray) -> Itera
         actions = player(states)
         games.send(actions)
         step = games.receive()
-        yield Moment(states, actions, step)
+        yield PlayedStep(states, actions, step)
         # The newest frame comes last; what lies before a game's start is zeros.
         older = np.where(step.game_starts[:, None, None, None], np.uint8(0), states[:, 1:])
         states = np.concatenate([older, step.frames[:, None]], axis=1)
@@ -118,7 +118,7 @@ def open_game(path: Path, network: QNetwork) -> FilmedGame:
 
 
 @dataclass
-class Shot:
+class RenderedStep:
     """One agent step to look at.
 
     screens: the emulator frames (210, 160, 3) uint8 that it showed, before the first step also those of the reset.
@@ -134,11 +134,11 @@ class Shot:
     cut: bool
 
 
-def shots(player: Player, game: FilmedGame, *, seed: int) -> Iterator[Shot]:
+def shots(player: Player, game: FilmedGame, *, seed: int) -> Iterator[RenderedStep]:
     """Play one game through the episode loop of the evaluation, and keep every emulator frame."""
     score = 0.0
     for moment in play_games(player, game, seed=seed):
         score += float(moment.step.rewards[0])
         over = bool(moment.step.game_starts[0])
         cut = over and not bool(moment.step.terminals[0])
-        yield Shot(game.take_screens(), moment.states[0], int(moment.actions[0]), score, over, cut)
+        yield RenderedStep(game.take_screens(), moment.states[0], int(moment.actions[0]), score, over, cut)

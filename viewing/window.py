@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from machine.exits import UsageError
+from runtime.exits import UsageError
 
 # Named, so that SDL does not fall back to a driver without a screen where the display does not answer.
 DRIVERS = {"WAYLAND_DISPLAY": "wayland", "DISPLAY": "x11"}

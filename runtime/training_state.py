@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from atari import FRAME_SIZE, HISTORY_FRAMES
-from machine.action_log import fingerprint, play_again
+from runtime.action_log import fingerprint, play_again
 from training import Training
 
 
@@ -38,7 +38,7 @@ def state_of(training: Training) -> dict[str, Any]:
     return {name: pack(array) for name, array in training.kept_arrays.items()} | {
         "agent": training.agent.state_dict(),
         "generators": {name: generator.bit_generator.state for name, generator in training.generators.items()},
-        "tape": log | {"actions": [torch.from_numpy(actions) for actions in log["actions"]]},
+        "action_log": log | {"actions": [torch.from_numpy(actions) for actions in log["actions"]]},
         "fingerprint": fingerprint(training.memory),
         "agent_steps": training.agent_steps,
         "games_finished": training.games_finished,
@@ -57,7 +57,7 @@ def restore(
     After each step `watch` is told how many agent steps it was; when it says False, None is returned at once, and the
     training is to be thrown away.
     """
-    log = state["tape"]
+    log = state["action_log"]
     training.action_log.load_state_dict(log | {"actions": [actions.numpy() for actions in log["actions"]]})
     if not play_again(training.action_log, training.games, training.memory, watch):
         return None

@@ -9,7 +9,7 @@ from typing import Any, TextIO, TypeVar
 import numpy as np
 
 from atari import FinishedGame
-from machine.exits import UsageError
+from runtime.exits import UsageError
 
 GAME_COLUMNS = ("game", "agent_step", "frames", "score", "length_steps", "epsilon", "seconds")
 EVALUATION_COLUMNS = ("agent_step", "mean", "standard_deviation", "minimum", "maximum", "mean_max_q")

@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import AtariPreprocessing, RenderCollection
 
-from atari import FRAME_SIZE, PAPER_RULES, Rules, Step, display_name
+from atari import FRAME_SIZE, PAPER_OPTIONS, GameOptions, Step, display_name
 from wrappers import MAX_FRAMES_PER_GAME, NOOP_MAX_FRAMES, AtariGames, ScoreKeeper, choose_actions
 
 
@@ -16,7 +16,7 @@ class FilmedGame:
 
     num_envs = 1
 
-    def __init__(self, rom: str, rules: Rules = PAPER_RULES, *, max_frames_per_game: int = MAX_FRAMES_PER_GAME):
+    def __init__(self, rom: str, rules: GameOptions = PAPER_OPTIONS, *, max_frames_per_game: int = MAX_FRAMES_PER_GAME):
         self.rom = rom
         self.rules = rules
         self.action_names, self._emulator_actions = choose_actions(rom, rules.actions)

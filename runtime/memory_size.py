@@ -3,8 +3,8 @@
 import torch
 
 from atari import FRAME_SIZE, HISTORY_FRAMES
-from machine.devices import available_bytes
-from machine.exits import UsageError
+from runtime.devices import available_bytes
+from runtime.exits import UsageError
 
 BYTES_PER_TRANSITION = FRAME_SIZE * FRAME_SIZE + 1 + 4 + 1 + 1  # frame, action, reward, terminal, age
 

@@ -14,23 +14,23 @@ import torch
 from tqdm.auto import tqdm
 
 from atari import FinishedGame, game_key
-from machine.checkpoint import dense, misfit, save_state_dict
-from machine.devices import bits_depend_on, choose_device, set_up_torch, threads_of, threads_wanted
-from machine.exits import RunError, StopSignal, UsageError, is_out_of_memory
-from machine.flags import check_types, parse
-from machine.networks import load_network
-from machine.progress import Progress, bar_of_tape
-from machine.run_config import FLAGS, MAY_CHANGE, AnyConfig, RunConfig, with_file
-from machine.run_folder import RunFolder, check_is_run_or_new, make_new_folder, read_config
-from machine.tables import evaluation_row, game_row, training_row
-from machine.training_state import is_finite, log_values, restore, state_of
-from machine.webhook import Webhook, checked_address
-from showing.evaluator import Evaluator, EvaluatorBeside
+from runtime.checkpoint import find_mismatch, save_state_dict, to_cpu
+from runtime.devices import choose_device, platform_fingerprint, set_up_torch, threads_of, threads_wanted
+from runtime.exits import RunError, StopSignal, UsageError, is_out_of_memory
+from runtime.flags import check_types, parse
+from runtime.networks import load_network
+from runtime.progress import Progress, bar_of_actions
+from runtime.run_config import FLAGS, MAY_CHANGE, AnyConfig, RunConfig, with_file
+from runtime.run_folder import RunFolder, check_is_run_or_new, make_new_folder, read_config
+from runtime.tables import evaluation_row, game_row, training_row
+from runtime.training_state import is_finite, log_values, restore, state_of
+from runtime.webhook import Webhook, checked_address
 from training import Training, multiples_crossed
+from viewing.evaluator import BackgroundEvaluator, Evaluator
 
 # What a checkpoint holds beside the training's own state.
 FORMAT: dict[str, Any] = {"machine": [], "config": {}, "lengths": {}, "digests": {}, "best_mean": 0.0, "seconds": 0.0}
-BESIDE_ON = ("cuda",)  # where an evaluation goes on beside the training: cores wait there, on a CPU they do not
+BACKGROUND_ON = ("cuda",)  # where an evaluation goes on beside the training: cores wait there, on a CPU they do not
 LOG_EVERY_STEPS = 10_000  # agent steps between rows of training.csv, and the values in TensorBoard that are no game's
 SAME_VALUE = 1e-6  # of the mean, at least of 1: float32 rounds by 1e-7; on Breakout's plateau values differ by 1e-4
 
@@ -94,7 +94,7 @@ class Run:
         self._progress: Progress | None = None
         self._said_dead = False
         self._evaluator = Evaluator(config.evaluation_games)
-        self._beside: EvaluatorBeside | None = None
+        self._beside: BackgroundEvaluator | None = None
         self._evaluation: dict[str, Any] | None = None  # the one that goes on beside the training
         self._evaluated = folder.path / "evaluated.pt"  # its network
 
@@ -134,14 +134,14 @@ class Run:
         return True
 
     def _restore(self) -> bool:
-        """Take over the newest sound checkpoint and play its tape; False when there is nothing to do."""
+        """Take over the newest sound checkpoint and play its action log; False when there is nothing to do."""
         checkpoint, fault = self.folder.checkpoints.load()
         what = f"the checkpoint in {self.folder.path}"
         state = state_of(self.training)
         if "priorities" in state:
             state["priorities"] = None  # of any size
         expected = {**FORMAT, "evaluation": None, "training": state}
-        if odd := misfit(checkpoint, expected):
+        if odd := find_mismatch(checkpoint, expected):
             raise RunError(f"{what} is not what this version reads ({odd}); use the version that wrote it")
         if fault:
             print(f"The newest checkpoint cannot be used ({fault}); going on from the one before it.")
@@ -158,8 +158,8 @@ class Run:
         self.folder.check(checkpoint["lengths"], checkpoint["digests"])
         if (threads := threads_of(checkpoint["machine"])) and not threads_wanted():
             torch.set_num_threads(threads)  # as many as it began with, on any machine: its bits hang on that
-        if not self._play_tape(checkpoint):
-            print(f"Stopped while the tape was playing; nothing was changed. Go on: {self._command}")
+        if not self._play_actions_again(checkpoint):
+            print(f"Stopped while the action log was playing; nothing was changed. Go on: {self._command}")
             return False
         self.folder.write_config(self.config.as_json())
         self.folder.cut_back(checkpoint["lengths"])
@@ -168,7 +168,7 @@ class Run:
         self.last_saved = f"agent step {self.training.agent_steps:,}"
         if evaluation:
             self._begin_evaluation(evaluation)
-        print(f"Going on at game {self.training.games_finished:,}, {self.last_saved}: {self.folder.path}")
+        print(f"Resuming at game {self.training.games_finished:,}, {self.last_saved}: {self.folder.path}")
         where = f"{self.training.memory.device}, seed {self.config.seed}"
         self.webhook.send(f"goes on at {self.last_saved} of {self.config.steps:,} on {where}")
         return True
@@ -185,11 +185,11 @@ class Run:
             way_out = "put back the one that is not this run's, or choose another --run-dir"
             raise UsageError(f"{what}: {here} here, {there} there; {way_out}")
 
-    def _play_tape(self, checkpoint: dict[str, Any]) -> bool:
+    def _play_actions_again(self, checkpoint: dict[str, Any]) -> bool:
         """Fill the memory again, and say it where the run will not be bit for bit the same; False at a signal."""
         state = checkpoint["training"]
-        total = sum(len(actions) for actions in state["tape"]["actions"])
-        with bar_of_tape(total) as bar:
+        total = sum(len(actions) for actions in state["action_log"]["actions"])
+        with bar_of_actions(total) as bar:
 
             def watch(steps: int) -> bool:
                 bar.update(steps)
@@ -198,7 +198,7 @@ class Run:
             played_true = restore(self.training, state, watch)
         if played_true is None:
             return False
-        if not played_true or checkpoint["machine"] != bits_depend_on(
+        if not played_true or checkpoint["machine"] != platform_fingerprint(
             self.training.memory.device, self.config.precision
         ):
             where = "another processor, thread count, torch or ale-py"
@@ -221,7 +221,7 @@ class Run:
     def _write_checkpoint(self) -> None:
         self.folder.checkpoints.save(
             {
-                "machine": bits_depend_on(self.training.memory.device, self.config.precision),
+                "machine": platform_fingerprint(self.training.memory.device, self.config.precision),
                 "config": self.config.as_json(),
                 "training": state_of(self.training),
                 "lengths": self.folder.lengths(),
@@ -273,8 +273,8 @@ class Run:
         self._check_finite()
         training, network, seed = self.training, self.training.agent.online_network, self.training.evaluation_seed()
         evaluation: dict[str, Any] = {"agent_steps": training.agent_steps, "mean_max_q": training.mean_max_q()}
-        if training.agent.device.type in BESIDE_ON:
-            self._begin_evaluation(evaluation | {"seed": seed, "network": dense(network.state_dict())})
+        if training.agent.device.type in BACKGROUND_ON:
+            self._begin_evaluation(evaluation | {"seed": seed, "network": to_cpu(network.state_dict())})
         elif played := self._evaluator.play(network, seed, lambda _: not self.stop):
             self._note_evaluation(evaluation | {"network": network.state_dict()}, played)
         else:
@@ -288,10 +288,10 @@ class Run:
         """Begin one that goes on beside the training; checkpoints hold it until it has ended."""
         self._evaluation = evaluation
         save_state_dict(evaluation["network"], self._evaluated)
-        if self.training.agent.device.type in BESIDE_ON:
+        if self.training.agent.device.type in BACKGROUND_ON:
             if not self._beside:
                 device, games = str(self.training.agent.device), self.config.evaluation_games
-                self._beside = EvaluatorBeside(games, device=device, deterministic=self.config.deterministic)
+                self._beside = BackgroundEvaluator(games, device=device, deterministic=self.config.deterministic)
             self._beside.begin(self._evaluated, evaluation["seed"])
 
     def finish_evaluation(self, *, wait: bool = True) -> bool:

@@ -20,9 +20,9 @@ from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE
 
 from atari import MAX_EMULATOR_SEED, display_name
-from machine.exits import UsageError
-from machine.networks import load_network
-from showing.episodes import EPSILON, EpsilonGreedyPlayer, open_game, play_games
+from runtime.exits import UsageError
+from runtime.networks import load_network
+from viewing.episodes import EPSILON, EpsilonGreedyPlayer, open_game, play_games
 
 MAP_EVERY_STEPS = 4  # neighbouring states are too alike to spend points of the map on
 PERPLEXITY = 30  # scikit-learn's default

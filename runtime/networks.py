@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from atari import MAX_ACTIONS, MAX_FRAMES_PER_STEP, Rules
-from machine.checkpoint import load_file
-from machine.exits import UsageError
+from atari import MAX_ACTIONS, MAX_FRAMES_PER_STEP, GameOptions
 from model import QNetwork
 from relatives.networks import Architecture, build_network
+from runtime.checkpoint import load_file
+from runtime.exits import UsageError
 
 
 def load_network(path: Path, device: torch.device | str = "cpu") -> QNetwork:
@@ -33,14 +33,14 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> QNetwork:
     return network.to(device).eval()
 
 
-def _described(described: dict[str, Any]) -> tuple[Architecture, Rules]:
+def _described(described: dict[str, Any]) -> tuple[Architecture, GameOptions]:
     """The layers and rules of a state dict, the paper's where it says nothing; raises `ValueError` for what is none."""
     values = described | {"actions": tuple(described.get("actions", ()))}
     of_architecture, of_rules = (
         {field.name: values[field.name] for field in fields(kind) if field.name in values}
-        for kind in (Architecture, Rules)
+        for kind in (Architecture, GameOptions)
     )
-    architecture, rules = Architecture(**of_architecture), Rules(**of_rules)
+    architecture, rules = Architecture(**of_architecture), GameOptions(**of_rules)
     frames, actions = rules.frames_per_step, len(rules.actions)
     known = type(frames) is int and 1 <= frames <= MAX_FRAMES_PER_STEP and 0 <= rules.sticky_actions <= 1
     if not known or actions not in (0, described["num_actions"]):

@@ -16,8 +16,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, Formatter, LogLocator
 
 from atari import FRAMES_PER_STEP, LONG_MINUTES, PAPER_MINUTES, paper_scores
-from machine.exits import UsageError
-from machine.tables import number_in, read_rows
+from runtime.exits import UsageError
+from runtime.tables import number_in, read_rows
 
 RUNNING_MEAN_GAMES = 100
 CURVE_POINTS = 500  # of a mean across runs; more cannot be seen

@@ -10,8 +10,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from machine.exits import RunError, UsageError, is_out_of_memory
-from machine.tables import COLUMNS
+from runtime.exits import RunError, UsageError, is_out_of_memory
+from runtime.tables import COLUMNS
 
 OF_RUNS = ("config.json", *COLUMNS)  # which no output may replace
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from machine.exits import UsageError
-from machine.limits import free_bytes
-from machine.limits import usable_cores as usable_cores  # for cluster/, too
+from runtime.exits import UsageError
+from runtime.limits import free_bytes
+from runtime.limits import usable_cores as usable_cores  # for cluster/, too
 
 RESERVE_BYTES = 10**9  # for the networks, their work space and the libraries
 
 
-def keep_freed_memory() -> None:
+def tune_allocator() -> None:
     """Let glibc keep the large buffers it frees, which gains 10 to 20% on a CPU; nothing where there is no mallopt."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
@@ -97,7 +97,7 @@ def set_up_torch(deterministic: bool) -> None:
     if deterministic or torch.are_deterministic_algorithms_enabled():  # the call imports the compiler: 3 s
         torch.use_deterministic_algorithms(deterministic)
     torch.set_num_threads(threads_wanted() or min(torch.get_num_threads(), usable_cores()))
-    keep_freed_memory()
+    tune_allocator()
 
 
 def threads_wanted() -> int:
@@ -114,7 +114,7 @@ def bfloat16_instructions(device: torch.device) -> list[str]:
     return [name for name in ("avx512_bf16", "amx_bf16", "bf16") if there.get(name)]
 
 
-def bits_depend_on(device: torch.device, precision: str = "float32") -> list[Any]:
+def platform_fingerprint(device: torch.device, precision: str = "float32") -> list[Any]:
     """What the bits of a run depend on besides its config, as far as a program can know it."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     kernels = torch.backends.cpu.get_cpu_capability()
@@ -124,7 +124,7 @@ def bits_depend_on(device: torch.device, precision: str = "float32") -> list[Any
 
 
 def threads_of(machine: list[Any]) -> int:
-    """The number of threads in what `bits_depend_on` said when a checkpoint was written."""
+    """The number of threads in what `platform_fingerprint` said when a checkpoint was written."""
     return machine[3] if len(machine) == 5 and isinstance(machine[3], int) else 0
 
 

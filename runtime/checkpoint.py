@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from machine.exits import RunError, UsageError
-from machine.files import replacing, sync
+from runtime.exits import RunError, UsageError
+from runtime.files import replacing, sync
 
 SEAL = b"sha256 "  # begins the comment of a file's ZIP archive, which torch.load and unzip take as it is
 SEAL_BYTES = len(SEAL) + 2 * hashlib.sha256().digest_size
 
 
-def dense(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """A copy with every tensor on the CPU and dense in its own storage."""
+def to_cpu(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A copy with every tensor on the CPU and to_cpu in its own storage."""
     layout, copies = torch.contiguous_format, {**state_dict}
     for name, value in state_dict.items():
         if isinstance(value, torch.Tensor):
@@ -27,9 +27,9 @@ def dense(state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 def save_state_dict(state_dict: dict[str, Any], path: Path) -> None:
-    """Write what `torch.save` gives, whole, of the `dense` copy; raises `OSError`."""
+    """Write what `torch.save` gives, whole, of the `to_cpu` copy; raises `OSError`."""
     with replacing(path) as temporary:
-        _write_sealed(dense(state_dict), temporary)
+        _write_sealed(to_cpu(state_dict), temporary)
 
 
 def _write_sealed(data: Any, path: Path) -> None:
@@ -70,7 +70,7 @@ def load_file(path: Path) -> Any:
         raise UsageError(f"{path} is truncated or was not written by this project") from None
 
 
-def misfit(state: Any, expected: Any, name: str = "") -> str | None:
+def find_mismatch(state: Any, expected: Any, name: str = "") -> str | None:
     """The name of the first part of a loaded state that is missing or other than `expected`'s; None where all fit.
 
     Dicts are compared key by key, tensors by shape and dtype, all else by type; where None is expected, all
@@ -83,7 +83,9 @@ def misfit(state: Any, expected: Any, name: str = "") -> str | None:
     if type(state) is not type(expected):
         return name or "all of it"
     if isinstance(expected, dict):
-        inner = (misfit(state.get(key, _MISSING), part, f"{name} {key}".strip()) for key, part in expected.items())
+        inner = (
+            find_mismatch(state.get(key, _MISSING), part, f"{name} {key}".strip()) for key, part in expected.items()
+        )
         return next(filter(None, inner), None)
     if isinstance(expected, torch.Tensor) and (state.shape, state.dtype) != (expected.shape, expected.dtype):
         return name

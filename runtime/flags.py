@@ -15,7 +15,7 @@ import tyro
 from tyro import _errors  # not public, but the one place that tells an error from its picture; tyro is pinned
 from tyro._docstrings import get_field_docstring
 
-from machine.exits import UsageError
+from runtime.exits import UsageError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from atari import FRAME_SIZE, HISTORY_FRAMES, PAPER_RULES
+from atari import FRAME_SIZE, HISTORY_FRAMES, PAPER_OPTIONS
 
 SCALE = 3  # 160x210 emulator pixels become 480x630
 MARGIN, FRAME_GAP, NUMBER_WIDTH = 12, 4, 58
@@ -36,7 +36,7 @@ class Panel:
         game: str,
         action_names: list[str],
         *,
-        steps_per_second: float = PAPER_RULES.steps_per_second,
+        steps_per_second: float = PAPER_OPTIONS.steps_per_second,
         scale: int = SCALE,
         plain: bool = False,
     ):

@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from atari import PaperScores, games_named, paper_scores, paper_table
-from machine.exits import UsageError
-from machine.tables import number_in, read_rows
-from showing.episodes import GAMES
-from showing.figures_tables import (
+from runtime.exits import UsageError
+from runtime.tables import number_in, read_rows
+from viewing.episodes import GAMES
+from viewing.figures_tables import (
     BLUE,
     GREY,
     ORANGE,

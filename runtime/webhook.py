@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tqdm.auto import tqdm
 
-from machine.exits import UsageError
+from runtime.exits import UsageError
 
 VARIABLE = "DQN_WEBHOOK_URL"
 HEADERS = {"Content-Type": "application/json", "User-Agent": "q_agent_train"}  # Discord refuses Python's own name

@@ -14,10 +14,10 @@ from typing import Any, Self, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from machine.checkpoint import CheckpointFile
-from machine.exits import UsageError
-from machine.files import lock_folder, sync, write_text
-from machine.tables import COLUMNS, append_row
+from runtime.checkpoint import CheckpointFile
+from runtime.exits import UsageError
+from runtime.files import lock_folder, sync, write_text
+from runtime.tables import COLUMNS, append_row
 
 NETWORKS = ("model.pt", "best.pt", "evaluated.pt")
 WRITTEN = ("config.json", *NETWORKS, "checkpoint.pt", "checkpoint.previous.pt", "lock", *COLUMNS)

@@ -9,10 +9,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from atari import FRAMES_PER_MINUTE, FinishedGame
-from machine.devices import choose_device, set_up_torch
-from machine.networks import load_network
 from model import QNetwork
-from showing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, play_protocol
+from runtime.devices import choose_device, set_up_torch
+from runtime.networks import load_network
+from viewing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, play_protocol
 from wrappers import AtariGames, rom_name
 
 
@@ -37,7 +37,7 @@ class Evaluator:
             self._emulators.close()
 
 
-class EvaluatorBeside:
+class BackgroundEvaluator:
     """The same in a process of its own, so that a training on a GPU goes on meanwhile; it ends with that training."""
 
     def __init__(self, games: int, *, device: str, deterministic: bool):

@@ -14,9 +14,9 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
-from atari import FRAMES_PER_SECOND, PAPER_RULES
-from machine.exits import RunError, is_out_of_memory
-from machine.files import check_output, failing_clearly, making_folder, replacing
+from atari import FRAMES_PER_SECOND, PAPER_OPTIONS
+from runtime.exits import RunError, is_out_of_memory
+from runtime.files import check_output, failing_clearly, making_folder, replacing
 
 # What the pictures are; after it, what is made of them.
 RAW = "-y -v error -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {rate} -i - -an"
@@ -91,7 +91,7 @@ class Film:
 
 
 @contextmanager
-def filming(path: Path, gif_frames_per_second: float = PAPER_RULES.steps_per_second) -> Iterator[Film]:
+def filming(path: Path, gif_frames_per_second: float = PAPER_OPTIONS.steps_per_second) -> Iterator[Film]:
     """A film that is `path`, whole, once the block has ended well; raises `UsageError` at once where it cannot be."""
     check_output(path, ".gif" if path.suffix == ".gif" else ".mp4")
     with (

@@ -10,12 +10,12 @@ import torch
 import yaml
 
 from config import Hyperparameters
-from machine.devices import bfloat16_instructions
-from machine.exits import UsageError
-from machine.flags import MOST, Bounds, Count, Positive, flag, parse, take_numbers_as_meant
-from machine.memory_size import check_size
-from machine.networks import architecture_of, load_network
 from model import QNetwork
+from runtime.devices import bfloat16_instructions
+from runtime.exits import UsageError
+from runtime.flags import MOST, Bounds, Count, Positive, flag, parse, take_numbers_as_meant
+from runtime.memory_size import check_size
+from runtime.networks import architecture_of, load_network
 from wrappers import choose_actions, rom_name
 
 # Of each transition: its window of bytes and the target network's layers; the online network's, twice.
@@ -30,12 +30,12 @@ FLAGS = {  # the headings of --help
         *("prioritized", "priority_exponent", "importance_exponent", "importance_steps"),
     ),
     "learning": (
-        *("minibatch_size", "update_frequency", "updates_per_period", "target_network", "target_update_frequency"),
+        *("minibatch_size", "update_frequency", "gradient_steps", "target_network", "target_update_frequency"),
         *("discount", "n_steps", "n_steps_end", "n_steps_steps", "double", "reset_head_every", "precision"),
     ),
     "optimizer": (
         *("optimizer", "learning_rate", "learning_rate_end", "learning_rate_steps"),
-        *("rmsprop_decay", "rmsprop_minimum", "adam_epsilon"),
+        *("rmsprop_decay", "min_squared_gradient", "adam_epsilon"),
     ),
     "exploration": ("epsilon_start", "epsilon_end", "epsilon_decay_steps"),
     "saving": ("save_every_games", "checkpoint_minutes", "webhook"),
@@ -131,7 +131,7 @@ class RunConfig(Hyperparameters):
         """The command line, but for --run-dir, that means this config."""
         words: list[str] = []
         for name, value in self._changed().items():
-            words += [flag(name), *value] if isinstance(value, tuple) else words_for(name, str(value))
+            words += [flag(name), *value] if isinstance(value, tuple) else arguments_for(name, str(value))
         return words
 
     def yaml_lines(self) -> list[str]:
@@ -157,7 +157,7 @@ class RunConfig(Hyperparameters):
                 raise UsageError(f"{name} {now} contradicts {self.run_dir}, which was begun with {before}; {way_out}")
 
 
-def words_of_file(name: str) -> list[str]:
+def arguments_of_file(name: str) -> list[str]:
     """The command line that a YAML or JSON file means, or the file in configs/ of this name; raises `UsageError`."""
     path = Path(name) if os.path.exists(name) or Path(name).suffix else CONFIGS / f"{name}.yaml"
     if path.parent == CONFIGS and not os.path.exists(path):
@@ -179,11 +179,11 @@ def words_of_file(name: str) -> list[str]:
         if isinstance(value, yaml.SequenceNode):
             words += [f"--{name}", *(str(each.value) for each in value.value)]
         elif value.value not in ("", "null"):  # what is left open
-            words += words_for(name, str(value.value))
+            words += arguments_for(name, str(value.value))
     return words
 
 
-def words_for(name: str, value: str) -> list[str]:
+def arguments_for(name: str, value: str) -> list[str]:
     """The command line that gives a flag this value."""
     typed = flag(name)
     switches = {"true": typed, "false": f"--no-{typed[2:]}"}
@@ -195,11 +195,11 @@ def with_file(config: AnyConfig) -> AnyConfig:
     if config.config is None:
         return config
     return dataclasses.replace(
-        with_words(config, words_of_file(config.config), f"--config {config.config}"), config=None
+        with_arguments(config, arguments_of_file(config.config), f"--config {config.config}"), config=None
     )
 
 
-def with_words(config: AnyConfig, words: list[str], source: str) -> AnyConfig:
+def with_arguments(config: AnyConfig, words: list[str], source: str) -> AnyConfig:
     """The config with what a piece of a command line says; raises `UsageError` that names its source."""
     try:
         return parse(type(config), default=config, words=words)
