@@ -198,7 +198,7 @@ def test_a_run_that_nobody_named_never_takes_over_another(tmp_path: Path, monkey
     """As begun in the same second, or after the clock was set back; with other constants, and with the same."""
     monkeypatch.chdir(tmp_path)
     held = SimpleNamespace(now=lambda: datetime.datetime(2026, 11, 1, 2, 30))
-    monkeypatch.setattr("q_agent_train.datetime", SimpleNamespace(datetime=held, timedelta=datetime.timedelta))
+    monkeypatch.setattr("machine.run.datetime", SimpleNamespace(datetime=held, timedelta=datetime.timedelta))
     small = replace(SMALL, steps=300, evaluate_every=0)
     first, name = train(small), "road_runner-20261101-023000-seed0"
     begun = {path: path.read_bytes() for path in first.iterdir() if path.is_file()}
@@ -252,4 +252,4 @@ def test_train_can_be_called_again_and_again_from_a_notebook(tmp_path: Path) -> 
     weights = [torch.load(run_dir / "model.pt", weights_only=True)["conv1.weight"] for run_dir in (first, second)]
     assert torch.equal(*weights)
     assert train(replace(config, steps=240)) == first
-    assert train(Config(**{**vars(config), "game": "BreakoutNoFrameskip-v4", "steps": 260})) == first
+    assert train(replace(config, game="BreakoutNoFrameskip-v4", steps=260)) == first
