@@ -198,7 +198,7 @@ def test_a_run_that_nobody_named_never_takes_over_another(tmp_path: Path, monkey
     """As begun in the same second, or after the clock was set back; with other constants, and with the same."""
     monkeypatch.chdir(tmp_path)
     held = SimpleNamespace(now=lambda: datetime.datetime(2026, 11, 1, 2, 30))
-    monkeypatch.setattr("machine.run.datetime", SimpleNamespace(datetime=held, timedelta=datetime.timedelta))
+    monkeypatch.setattr("runtime.run.datetime", SimpleNamespace(datetime=held, timedelta=datetime.timedelta))
     small = replace(SMALL, steps=300, evaluate_every=0)
     first, name = train(small), "road_runner-20261101-023000-seed0"
     begun = {path: path.read_bytes() for path in first.iterdir() if path.is_file()}
