@@ -1,6 +1,7 @@
 """The agent: two networks, how actions are chosen and how the network learns."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,7 @@ class QAgent:
         self.target_network = copy.deepcopy(network).requires_grad_(False)
         self.optimizer = optimizer
         self.minibatch_size = minibatch_size
-        self.means = UpdateMeans(self.device)  # for the log
+        self.means = UpdateMeans(self.device, minibatch_size)  # for the log
         self._target_weights = flatten(list(self.target_network.parameters()))
         self.target_pass: Callable[[Tensor], Tensor | None] = self.target_network
         self.next_values: Callable[[Batch], Tensor] = best_value
@@ -68,7 +69,8 @@ class QAgent:
     def learn(self, batch: Batch) -> Tensor:
         """One update per minibatch in `batch`, a multiple of the minibatch size, in their order.
 
-        Returns the TD errors (count,) float32, each as it was before its update.
+        Returns the TD errors (count,) float32, each as it was before its update; with CUDA graphs they are overwritten
+        by the next call.
         """
         errors = self.learn_from(batch)
         self.means.updates += len(batch.actions) // self.minibatch_size
@@ -78,7 +80,7 @@ class QAgent:
         """What `learn` computes on the device."""
         with torch.no_grad():
             # The target network stands still between two copies: one pass gives its values for all these updates.
-            batch.next_q = self.target_pass(batch.next_states)
+            batch = dataclasses.replace(batch, next_q=self.target_pass(batch.next_states))
         return torch.cat([self.update(minibatch) for minibatch in batch.split(self.minibatch_size)])
 
     def update(self, batch: Batch) -> Tensor:

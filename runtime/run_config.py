@@ -1,6 +1,7 @@
 """What belongs to a run besides what is learned, and files of flags (configs/)."""
 
 import dataclasses
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from runtime.memory_size import check_size
 from runtime.networks import architecture_of, load_network
 from wrappers import choose_actions, rom_name
 
-# Of each transition: its window of bytes and the target network's layers; the online network's, twice.
+# Of each transition: its frames and the target network's layers; the online network's, twice.
 BYTES_DRAWN, BYTES_LEARNING = 200_000, 400_000
 CONFIGS = Path(__file__).parent.parent / "configs"
 FLAGS = {  # the headings of --help
@@ -49,6 +50,12 @@ MAY_CHANGE = (*NOT_KEPT, *MAY_GROW, "device", "save_every_games", "checkpoint_mi
 AnyConfig = TypeVar("AnyConfig", bound="RunConfig")
 
 
+@functools.lru_cache(maxsize=1)
+def _loaded_once(path: Path, _changed_at: int) -> QNetwork:
+    """The network in a file: it is checked before a run is made, and taken over when the run begins."""
+    return load_network(path)
+
+
 @dataclass
 class RunConfig(Hyperparameters):
     """A run: what is learned, how long, where, and what is saved."""
@@ -71,7 +78,6 @@ class RunConfig(Hyperparameters):
     """Address (https) of a Slack or Discord webhook that is told how the run fares. Default: DQN_WEBHOOK_URL."""
 
     def __post_init__(self) -> None:
-        self._initial_network: QNetwork | None = None  # loaded once
         take_numbers_as_meant(self)  # a notebook or a file may give numbers, names and lists in other types
         self.run_dir = Path(self.run_dir) if isinstance(self.run_dir, str) else self.run_dir
         path = self.initial_state_dict
@@ -102,9 +108,9 @@ class RunConfig(Hyperparameters):
 
     def initial_network(self) -> QNetwork | None:
         """The network that --initial-state-dict names; raises `UsageError` where its weights do not fit."""
-        if self.initial_state_dict is None or self._initial_network:
-            return self._initial_network
-        network = load_network(self.initial_state_dict)
+        if (path := self.initial_state_dict) is None:
+            return None
+        network = _loaded_once(path, path.stat().st_mtime_ns if path.exists() else 0)
         there = architecture_of(network), choose_actions(rom_name(network.game), network.rules.actions)[0]
         here = self.architecture, choose_actions(self.rom, self.rules.actions)[0]
         if there != here:
@@ -112,7 +118,6 @@ class RunConfig(Hyperparameters):
             what = f"--initial-state-dict {self.initial_state_dict} does not fit"
             theirs, ours = f"{', '.join(names)}, {layers}", f"{', '.join(own_names)}, {own_layers}"
             raise UsageError(f"{what}: it is for {theirs}; this run has {ours}")
-        self._initial_network = network
         return network
 
     def as_json(self) -> dict[str, Any]:

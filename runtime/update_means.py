@@ -7,18 +7,17 @@ from torch import Tensor
 class UpdateMeans:
     """Sums of losses and Q-values, kept on the device so that nothing waits for it."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, minibatch_size: int):
         self.updates = 0
+        self._minibatch_size = minibatch_size
         self._loss_sum = torch.zeros((), device=device)
         self._q_sums = torch.zeros(2, device=device)  # of the minibatches' means and standard deviations
-        self._transitions = 1
 
     def add(self, loss: Tensor, q_taken: Tensor, targets: Tensor) -> Tensor:
         """Add an update's loss () and the Q-values (count,) of the actions taken; returns the TD errors (count,)."""
         q_taken = q_taken.detach()
         self._loss_sum += loss.detach()
         self._q_sums += torch.stack(torch.std_mean(q_taken, correction=0)[::-1])
-        self._transitions = len(targets)
         return targets - q_taken
 
     def take(self) -> dict[str, float]:
@@ -27,7 +26,7 @@ class UpdateMeans:
         if not self.updates:
             return {}
         mean_q, deviation_q = (self._q_sums / self.updates).tolist()
-        loss = self._loss_sum.item() / (self.updates * self._transitions)
+        loss = self._loss_sum.item() / (self.updates * self._minibatch_size)
         self._loss_sum.zero_()
         self._q_sums.zero_()
         self.updates = 0

@@ -283,7 +283,6 @@ def test_loaded_state_goes_on_bit_for_bit() -> None:
     assert torch.equal(agent.online_network(states), loaded.online_network(states))
 
 
-@pytest.mark.xfail(strict=True, reason="the means do not know yet how many transitions an update has")
 def test_a_loaded_state_has_the_means_of_the_updates_before_it() -> None:
     """Also where the next row of the log comes before the next update."""
     agent, loaded = new_agent(), new_agent(seed=1)
