@@ -17,7 +17,7 @@ from atari import FinishedGame, game_key
 from runtime.checkpoint import find_mismatch, save_state_dict, to_cpu
 from runtime.devices import choose_device, platform_fingerprint, set_up_torch, threads_of, threads_wanted
 from runtime.exits import RunError, StopSignal, UsageError, is_out_of_memory
-from runtime.flags import check_types, parse
+from runtime.flags import check_bounds, parse
 from runtime.networks import load_network
 from runtime.progress import Progress, bar_of_actions
 from runtime.run_config import FLAGS, MAY_CHANGE, AnyConfig, RunConfig, with_file
@@ -61,14 +61,14 @@ def prepare(config: AnyConfig, saved: AnyConfig | None = None) -> tuple[torch.de
 def config_of_run(kind: type[AnyConfig], run_dir: Path) -> AnyConfig | None:
     """The config that a run folder was made with; None for a new one. Raises `UsageError` where it is neither."""
     check_is_run_or_new(run_dir)
-    values = read_config(run_dir, kind().as_json())  # type: ignore[call-arg]
+    values = read_config(run_dir, kind().as_json().keys())  # type: ignore[call-arg]
     return None if values is None else checked(kind(**values, run_dir=run_dir), run_dir / "config.json")
 
 
 def checked(config: AnyConfig, file: Path | str | None) -> AnyConfig:
-    """The config, unless a value of the file that it comes from has another type than its flag: a `UsageError`."""
+    """The config, unless a value of the file that it comes from is not one of its flag: a `UsageError`."""
     try:
-        check_types(config)
+        check_bounds(config)
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from None
     return config
@@ -140,12 +140,12 @@ class Run:
         state = state_of(self.training)
         if "priorities" in state:
             state["priorities"] = None  # of any size
-        expected = {**FORMAT, "evaluation": None, "training": state}
-        if odd := find_mismatch(checkpoint, expected):
+        if not find_mismatch(checkpoint, FORMAT):
+            self._check_config(checkpoint["config"])
+        if odd := find_mismatch(checkpoint, {**FORMAT, "evaluation": None, "training": state}):
             raise RunError(f"{what} is not what this version reads ({odd}); use the version that wrote it")
         if fault:
-            print(f"The newest checkpoint cannot be used ({fault}); going on from the one before it.")
-        self._check_config(checkpoint["config"])
+            print(f"The newest checkpoint cannot be used ({fault}); resuming from the one before it.")
         state = checkpoint["training"]
         evaluation = checkpoint["evaluation"]  # which went on beside the training
         played_all = state["agent_steps"] >= self.config.steps or state["games_finished"] >= self.config.games

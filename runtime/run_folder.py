@@ -8,7 +8,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Container
+from collections.abc import Set
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -69,7 +69,7 @@ class RunFolder:
 
         Curves that were lost are no reason not to go on; they are said.
         """
-        for name, length in lengths.items():
+        for name, length in (dict.fromkeys(COLUMNS, 1) | lengths).items():
             file = self.path / name
             size = file.stat().st_size if file.is_file() else -1
             if name not in COLUMNS and size < length:
@@ -191,8 +191,8 @@ def _way_back(path: Path) -> str:
     return f"put it back; the checkpoint was made with {json.dumps(saved)}"
 
 
-def read_config(path: Path, known: Container[str]) -> dict[str, Any] | None:
-    """The config.json of a folder, None without one; raises `UsageError` for a key that is not in `known`."""
+def read_config(path: Path, known: Set[str]) -> dict[str, Any] | None:
+    """The config.json of a folder, None without one; raises `UsageError` unless its keys are those of `known`."""
     file = path / "config.json"
     if not os.path.lexists(file):
         return None
@@ -202,8 +202,6 @@ def read_config(path: Path, known: Container[str]) -> dict[str, Any] | None:
         raise UsageError(f"{file} cannot be read ({error}); restore it, or choose another --run-dir") from None
     if not isinstance(config, dict):
         raise UsageError(f"{file} is not a run's configuration; restore it, or choose another --run-dir")
-    # One that is missing is newer than the run, and its default changes nothing.
-    if odd := [name for name in config if name not in known]:
-        which = ", ".join(sorted(odd))
-        raise UsageError(f"{file} is not of this version of the project ({which}); use that version, or restore it")
+    if odd := sorted(config.keys() ^ known):
+        raise UsageError(f"{file} has too many keys or too few ({', '.join(odd)}); restore it")
     return config

@@ -1,43 +1,48 @@
 #!/bin/bash
-# Half an hour on a GPU, in phases: bash tests/gpu.sh FOLDER [PHASE ...]; by default all. What a phase prints is a file
-# of its name in FOLDER. The training is a process of its own, which outlives this command and saves every 2 minutes.
-# Without a GPU it can be rehearsed: DEVICE=cpu SECONDS_EACH=0.1 TRAIN_SECONDS=60 FLAGS="..." bash tests/gpu.sh FOLDER
+# Ten minutes on a GPU: bash tests/gpu.sh FOLDER. First the tests that need one, then speeds, then a training for the rest.
+# FOLDER holds at any moment what is known so far, in eight files of at most 15 MB: log.txt, the run's three tables, best.pt
+# and the checkpoint in up to three parts (cat checkpoint.pt.* > RUN/checkpoint.pt, beside config.json from its log).
+# Without a GPU it can be rehearsed: DEVICE=cpu TOTAL=120 FLAGS="--config quick --steps 3000 ..." bash tests/gpu.sh FOLDER
 set -u
 unset OMP_NUM_THREADS
 out=$(realpath -m "${1:?name a folder for what comes out}")
-shift
 cd "$(dirname "$0")/.." || exit
-device=${DEVICE:-cuda} python=${PYTHON:-python3} seconds=${SECONDS_EACH:-5} train_seconds=${TRAIN_SECONDS:-1080}
-flags=${FLAGS:---game Breakout}
-measure="$python benchmark.py --device $device"
+device=${DEVICE:-cuda} python=${PYTHON:-python3} total=${TOTAL:-590} flags=${FLAGS:---game Breakout --num-envs 32}
+run=$(mktemp -d)/run
 mkdir -p "$out"
+export PYTHONUNBUFFERED=1
+exec > >(tee -a "$out/log.txt") 2>&1
 
-phase() { # NAME SECONDS COMMAND ...
-    local file="$out/$1.txt" limit=$2
-    shift 2
-    timeout -k 10 "$limit" "$@" >"$file" 2>&1
-    echo "exit status $?" >>"$file"
-    tail -n 2 "$file"
+left() { echo $((total - SECONDS)); }
+
+limited() { # PERCENT OF THE WHOLE TIME, COMMAND ...
+    local limit=$((total * $1 / 100))
+    shift
+    echo "== $* (at most $limit s, $(left) s left)"
+    timeout -k 5 "$limit" "$@"
+    echo "exit status $?"
 }
 
-for name in ${*:-tests parts contiguous compare scaling training}; do
-    echo "== $name"
-    case $name in
-    tests) phase tests 180 "$python" -m pytest -q -rs -m gpu tests ;; # the graphs against the eager path, and against a CPU
-    parts) phase parts 120 $measure parts ;;
-    contiguous) # the other memory layout, in a copy: which is faster on a GPU is not known (pytorch#44943)
-        rm -rf "$out/copy" && mkdir "$out/copy" && cp -r ./*.py benchmarks configs data machine showing "$out/copy"
-        sed -i 's/^MEMORY_FORMAT = .*/MEMORY_FORMAT = torch.contiguous_format/' "$out/copy/model.py"
-        (cd "$out/copy" && phase contiguous 120 $measure parts)
-        rm -rf "$out/copy"
-        ;;
-    compare) phase compare 180 $measure compare --rounds 2 --seconds "$seconds" ;;
-    scaling) phase scaling 300 $measure scaling --rounds 1 --seconds "$seconds" --json "$out/scaling.json" ;;
-    training)
-        setsid nohup timeout -s TERM "$train_seconds" "$python" q_agent_train.py --device "$device" $flags \
-            --run-dir "$out/run" --checkpoint-minutes 2 --save-every-games 0 >"$out/training.txt" 2>&1 &
-        echo "it runs on: $out/training.txt"
-        ;;
-    *) echo "no phase $name" >&2 && exit 2 ;;
-    esac
+keep() { # what is worth keeping of the training
+    cp "$run"/{games,evaluations,training}.csv "$run/best.pt" "$out" 2>/dev/null
+    [ -f "$run/checkpoint.pt" ] && split -b 15m "$run/checkpoint.pt" "$out/checkpoint.pt."
+}
+
+limited 15 "$python" -m pytest -q -rs -m gpu tests # the graphs against the eager path, and against a CPU
+limited 10 "$python" benchmark.py --device "$device" parts
+for environments in 64 128; do
+    limited 7 "$python" benchmark.py --device "$device" parts --num-envs $environments --replay-size $((environments * 4000))
 done
+echo "== training, $(left) s left"
+# shellcheck disable=SC2086  # flags are words
+timeout -s TERM -k 20 "$(($(left) - 25))" "$python" q_agent_train.py --device "$device" $flags --run-dir "$run" \
+    --checkpoint-minutes 1 --save-every-games 0 | tr '\r' '\n' | grep -v '^$' &
+training=$!
+while kill -0 $training 2>/dev/null && [ "$(left)" -gt 25 ]; do
+    sleep 15
+    keep
+done
+wait $training
+cat "$run/config.json"
+keep
+echo "== ended after $SECONDS s"
