@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atari import FRAME_SIZE, HISTORY_FRAMES, PAPER_OPTIONS, GameOptions
+from atari import FRAME_SIZE, HISTORY_FRAMES, PAPER_OPTIONS
 
 # On a CPU forward and backward take 10.7 ms in it, 16.0 in the usual one (BENCHMARKS.md); on a GPU it is not measured.
 MEMORY_FORMAT = torch.channels_last
@@ -30,7 +30,6 @@ class QNetwork(nn.Module):
         self,
         game: str,
         num_actions: int,
-        rules: GameOptions = PAPER_OPTIONS,
         *,
         draw_weights: Callable[["QNetwork"], None] = draw_torch7,
         history_frames: int = HISTORY_FRAMES,
@@ -40,7 +39,7 @@ class QNetwork(nn.Module):
         super().__init__()
         self.game = game
         self.num_actions = num_actions
-        self.rules = rules
+        self.rules = PAPER_OPTIONS  # how the game is played
         self.description: dict[str, Any] = {  # the state dict carries it, so that the file alone is enough to play
             "game": game,
             "num_actions": num_actions,

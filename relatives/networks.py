@@ -44,11 +44,11 @@ def build_network(
     network = architecture.network_class()(
         game,
         num_actions,
-        rules,
         draw_weights=FIRST_WEIGHTS[initial_weights],
         history_frames=history_frames,
         frame_size=frame_size,
     )
+    network.rules = rules
     network.description |= _unlike(architecture, PAPER_ARCHITECTURE) | _unlike(rules, PAPER_OPTIONS)
     return network
 

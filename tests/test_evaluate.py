@@ -17,6 +17,7 @@ from atari import PAPER_OPTIONS, FinishedGame, GameOptions
 from evaluate import COLUMNS, EvaluationConfig, bootstrap_interval, main
 from model import QNetwork
 from q_agent_train import train
+from relatives.networks import build_network
 from runtime.checkpoint import CheckpointFile, save_state_dict
 from runtime.networks import load_network
 from viewing.episodes import EpsilonGreedyPlayer, RandomPlayer, play_games, play_protocol
@@ -267,7 +268,7 @@ def test_a_score_is_compared_with_references_of_its_own_condition_alone(
     said: str,
     expected: tuple[str, str, str],
 ) -> None:
-    network = QNetwork("beam_rider", len(rules.actions) or 9, rules=rules)
+    network = build_network("beam_rider", len(rules.actions) or 9, rules=rules)
     save_state_dict(network.state_dict(), tmp_path / "net.pt")
     monkeypatch.setattr("evaluate.play", lambda *_: [FinishedGame(0, BEAM_RIDER, 4_000, BEAM_RIDER)])
     (row,) = evaluated(monkeypatch, tmp_path, "--state-dict", str(tmp_path / "net.pt"), "--games", "1", *flags)
@@ -298,7 +299,7 @@ def test_games_that_went_on_after_they_stopped_responding_are_said(
     length_steps: int,
     stopped: int,
 ) -> None:
-    network = QNetwork(game, {"breakout": 4}.get(game, 9), rules=rules)
+    network = build_network(game, {"breakout": 4}.get(game, 9), rules=rules)
     save_state_dict(network.state_dict(), tmp_path / "net.pt")
     played = [FinishedGame(0, 1.0, length_steps, 1.0), FinishedGame(1, 1.0, 1_000, 1.0)]
     monkeypatch.setattr("evaluate.play", lambda *_: played)
@@ -313,7 +314,7 @@ def test_games_that_went_on_after_they_stopped_responding_are_said(
 def test_a_network_is_evaluated_by_the_rules_that_it_learned_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = QNetwork("breakout", 3, rules=FIRE_LEFT_RIGHT)
+    network = build_network("breakout", 3, rules=FIRE_LEFT_RIGHT)
     save_state_dict(network.state_dict(), tmp_path / "net.pt")
     (row,) = evaluated(
         monkeypatch, tmp_path, "--state-dict", str(tmp_path / "net.pt"), "--games", "4", "--epsilon", "1"
@@ -353,7 +354,7 @@ def test_bad_input_is_one_line_and_status_2(
         (("--state-dict", good, "--minutes", "0"), "--minutes 0"),
         (("--state-dict", good, "--seed", "-1"), "--seed -1"),
         (("--state-dict", good, "--csv", str(tmp_path / "no" / "s.csv")), "is not there"),
-        (("--state-dict", good, "--csv", str(tmp_path)), "is a folder"),
+        (("--state-dict", good, "--csv", str(tmp_path)), "must end in .csv"),
     ):
         assert expected in refused(monkeypatch, capfd, main, *arguments)
     result = run_script("evaluate.py", "--state-dict", wrong)

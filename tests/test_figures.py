@@ -743,7 +743,7 @@ def test_inference_writes_its_rows(
     BenchmarkConfig("inference", **files).check()  # type: ignore[arg-type]  # the next may write in their place
     rows = json.loads(files["json"].read_text())["inference"]
     times = [row.pop("milliseconds") for row in rows]
-    variant = {"network": "nips2013", "dueling": True, "separable": True}
+    variant = {"network": "nips2013", "dueling": True, "separable": True, "distributional": "off"}
     counts = [inference.count(layers, point) for point in points]
     assert rows == [
         variant | point._asdict() | {"parameters": parameters, "macs": macs}

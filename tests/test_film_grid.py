@@ -16,7 +16,7 @@ from test_video import frames_of, offset_of, steps_of
 
 import trained_model_video_generation as video
 from atari import GameOptions
-from model import QNetwork
+from relatives.networks import build_network
 from runtime.checkpoint import save_state_dict
 from runtime.exits import RunError
 from runtime.files import check_new_folder
@@ -83,7 +83,7 @@ def test_a_game_of_a_grid_is_the_game_alone(
     """By its own rules, with half of its actions the network's: same files, byte for byte, same score."""
     monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 20)
     model = tmp_path / "model.pt"
-    save_state_dict(QNetwork("breakout", len(rules.actions) or 4, rules=rules).state_dict(), model)
+    save_state_dict(build_network("breakout", len(rules.actions) or 4, rules=rules).state_dict(), model)
     config = {"epsilon": 0.5, "output": tmp_path / "x.mp4"}
     together = tmp_path / "together"
     video.make_film(video.FilmConfig(model, grid=3, seed=5, frames=together, **config))  # type: ignore[arg-type]

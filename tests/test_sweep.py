@@ -89,7 +89,14 @@ OTHER: dict[str, Any] = {  # than every default
     **{"initial_state_dict": Path("a b/best.pt"), "replay_size": 800, "replay_start_size": 80, "prioritized": True},
     **{"priority_exponent": 0.5, "importance_exponent": 1e-7, "importance_steps": 9, "minibatch_size": 16},
     **{"update_frequency": 5, "gradient_steps": 2, "target_network": False, "target_update_frequency": 7},
-    **{"reset_head_every": 11, "optimizer": "adam", "learning_rate": 1 / 3, "learning_rate_end": 1e-12},
+    **{"n_steps": 3, "n_steps_end": 2, "n_steps_steps": 21, "distributional": "qr", "precision": "bfloat16"},
+    **{
+        "adam_epsilon": 0.001,
+        "reset_head_every": 11,
+        "optimizer": "adam",
+        "learning_rate": 1 / 3,
+        "learning_rate_end": 1e-12,
+    },
     **{
         "learning_rate_steps": 13,
         "rmsprop_decay": 0.5,
