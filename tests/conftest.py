@@ -33,6 +33,27 @@ for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
 ROOT = Path(__file__).parent.parent
+SLOW = (
+    "cluster",
+    "evaluate",
+    "evaluator",
+    "figures",
+    "film_grid",
+    "limits",
+    "resume",
+    "scripts",
+    "setup",
+    "sweep",
+    "video",
+)
+SLOW += ("windows", "wrong_inputs")  # files of tests that start other processes, or play and train for long
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the slow files."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in SLOW:
+            item.add_marker("slow")
 
 
 def save_network(path: Path, game: str = "breakout", num_actions: int = 4, *, seed: int = 0) -> Path:
