@@ -33,20 +33,10 @@ for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
 ROOT = Path(__file__).parent.parent
-SLOW = (
-    "cluster",
-    "evaluate",
-    "evaluator",
-    "figures",
-    "film_grid",
-    "limits",
-    "resume",
-    "scripts",
-    "setup",
-    "sweep",
-    "video",
-)
-SLOW += ("windows", "wrong_inputs")  # files of tests that start other processes, or play and train for long
+SLOW = {  # files of tests that start other processes, or play and train for long
+    *("cluster", "evaluate", "evaluator", "figures", "film_grid", "limits", "resume", "scripts", "setup", "sweep"),
+    *("video", "windows", "wrong_inputs"),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
