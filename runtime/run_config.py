@@ -126,28 +126,13 @@ class RunConfig(Hyperparameters):
         path = self.initial_state_dict
         return kept | {"actions": [*self.actions], "initial_state_dict": None if path is None else str(path)}
 
-    def _changed(self) -> dict[str, Any]:
-        """The flags that are not as by default; those that are no part of config.json are left out."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        usual = {field.name: field.default for field in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if value != usual[name] and name not in NOT_KEPT}
-
-    def words(self) -> list[str]:
-        """The command line, but for --run-dir, that means this config."""
-        words: list[str] = []
-        for name, value in self._changed().items():
-            words += [flag(name), *value] if isinstance(value, tuple) else arguments_for(name, str(value))
-        return words
-
     def yaml_lines(self) -> list[str]:
         """What is learned, but for game and seed, as lines of a file for --config; what is default is left out."""
-        learned = {field.name for field in dataclasses.fields(Hyperparameters)} - {"game", "seed"}
-        lines = []
-        for name, value in self._changed().items():
-            text = f"[{', '.join(value)}]" if isinstance(value, tuple) else str(value)
-            if name in learned:
-                lines.append(f"{flag(name)[2:]}: {text.lower() if isinstance(value, bool) else text}")
-        return lines
+        kept, changed = self.as_json(), {}
+        for field in dataclasses.fields(Hyperparameters):
+            if field.name not in ("game", "seed") and getattr(self, field.name) != field.default:
+                changed[flag(field.name)[2:]] = kept[field.name]
+        return yaml.safe_dump(changed, sort_keys=False, default_flow_style=None).splitlines() if changed else []
 
     def check_continues(self, saved: Self) -> None:
         """Raise `UsageError` where this asks a run for something else than the `saved` one it was begun with."""
