@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from atari import MAX_FRAMES_PER_STEP, GameOptions
-from relatives.networks import Architecture
+from runtime.architecture import Architecture
 from runtime.exits import UsageError
 from runtime.flags import MOST, Bounds, Count, Positive, Probability, check_bounds, flag
 from wrappers import choose_actions, rom_name
@@ -69,7 +69,7 @@ class Hyperparameters:
     n_steps: Count = 1
     """Agent steps whose rewards a target sums before the next state's value is added (Sutton 1988)."""
     n_steps_end: Annotated[int | None, Bounds(1, MOST)] = None
-    """Number that --n-steps falls to, in equal parts, after --n-steps-steps; default: it stays the same."""
+    """Number that --n-steps falls to, in a straight line, rounded, after --n-steps-steps; default: it stays."""
     n_steps_steps: Annotated[int | None, Bounds(1, MOST)] = None
     """Agent steps from the start of learning until --n-steps-end is reached."""
     double: bool = False
@@ -79,7 +79,7 @@ class Hyperparameters:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Numbers that training multiplies: of 32 bits, or of 16 where the processor or GPU has instructions for these."""
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    """The paper's RMSProp, or PyTorch's Adam with its own constants but for the learning rate."""
+    """The paper's RMSProp, or PyTorch's Adam with its own decays."""
     learning_rate: Positive = 0.00025
     """Step size of the optimizer, constant in the paper (run_gpu: lr)."""
     learning_rate_end: Annotated[float | None, Bounds(0, 1e30, with_low=False)] = None
@@ -172,8 +172,8 @@ class Hyperparameters:
             raise UsageError("--learning-rate-end and --learning-rate-steps belong together; give both or neither")
         if (self.n_steps_end is None) != (self.n_steps_steps is None):
             raise UsageError("--n-steps-end and --n-steps-steps belong together; give both or neither")
-        if self.n_steps_end is not None and self.n_steps_end > self.n_steps:
-            raise UsageError(f"--n-steps-end {self.n_steps_end} lies above --n-steps {self.n_steps}")
+        if self.n_steps_end is not None and self.n_steps_end >= self.n_steps:
+            raise UsageError(f"--n-steps-end {self.n_steps_end} must be below --n-steps {self.n_steps}")
         self._check_companions()
         choose_actions(self.rom, self.rules.actions)
 

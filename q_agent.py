@@ -34,7 +34,8 @@ def best_value(batch: Batch) -> Tensor:
 class QAgent:
     """Acts and learns as NeuralQLearner.lua does.
 
-    Its attributes that are functions are where ideas that are not the paper's (relatives/) put others in their place.
+    Ideas that are not the paper's (relatives/) put other functions in the place of `target_pass`, `next_values`,
+    `sum_losses`, `greedy_actions`, `learn` and `learn_from`, or override `update`.
     """
 
     def __init__(self, network: QNetwork, optimizer: Optimizer, *, minibatch_size: int):
@@ -48,7 +49,7 @@ class QAgent:
         self._target_weights = flatten(list(self.target_network.parameters()))
         self.target_pass: Callable[[Tensor], Tensor | None] = self.target_network
         self.next_values: Callable[[Batch], Tensor] = best_value
-        self.total: Callable[[Tensor, Batch], Tensor] = lambda losses, _: losses.sum()
+        self.sum_losses: Callable[[Tensor, Batch], Tensor] = lambda losses, _: losses.sum()
 
     def act(self, states: Tensor, epsilon: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """An epsilon-greedy action for each environment, (num_envs,) int64, in states (num_envs, 4, 84, 84) uint8.
@@ -89,11 +90,12 @@ class QAgent:
             targets = batch.rewards + batch.discounts * self.next_values(batch)
         q_taken = self.online_network(batch.states).gather(1, batch.actions[:, None]).squeeze(1)
         # The gradient of this loss is the TD error clipped to [-1, 1], summed over the minibatch.
-        loss = self.total(F.huber_loss(q_taken, targets, reduction="none", delta=1.0), batch)
+        loss = self.sum_losses(F.huber_loss(q_taken, targets, reduction="none", delta=1.0), batch)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return self.means.add(loss, q_taken, targets)
+        self.means.add(loss, q_taken)
+        return targets - q_taken.detach()
 
     def online_outputs(self, states: Tensor) -> Tensor:
         """What the online network says of states, as `next_q` holds it."""

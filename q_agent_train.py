@@ -61,7 +61,7 @@ def step(training: Training) -> list[FinishedGame]:
     memory.append(actions, played)
     if training.target_copy_is_due:  # every 10,000 agent steps
         agent.copy_target()
-    training.advance(actions, played)  # the clock, epsilon, what is due next
+    training.advance(actions, played)  # the clock, and what is due next
     return played.finished
 
 

@@ -44,8 +44,10 @@ class ReplayMemory:
     """A ring of rows, one row per vector step and one column per environment (TransitionTable.lua).
 
     Row t of environment e holds the frame o_t, and once the step is done the action, the clipped reward and whether
-    it was terminal. `age` counts how many frames of the same game lie before it, up to 3: what is older is zeros.
-    Frames live on `device` (for MPS on the host, see `frames_device`), everything else on the host.
+    it was terminal. A transition is whole, and may be drawn, where its state's frames are still held and its successor
+    is of the same game, or where a terminal ended it. `age` counts how many frames of the same game lie before a
+    frame, up to 3: what is older is zeros. Frames live on `device` (for MPS on the host, see `frames_device`),
+    everything else on the host.
     docs/differences.md says where it differs from the released code's.
     """
 
@@ -115,7 +117,7 @@ class ReplayMemory:
         return self._gather(upload(self.frames.device, indices=indices)["indices"])
 
     def sample(self, count: int, generator: np.random.Generator) -> Batch:
-        """Draw `count` transitions with replacement, all alike, from those that are whole; some step was appended."""
+        """Draw `count` transitions uniformly, with replacement, from those that are whole; some step was appended."""
         return self.batch(*self.draw(count, generator))
 
     def draw(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -103,7 +103,7 @@ class Training:
         """Behind `replay_start_size`, once, draw the states over which the average action value is followed."""
         if self.held_out_states is None and self.agent_steps >= self.parameters.replay_start_size:
             drawn = self.memory.sample(HELD_OUT_STATES, self.generators["sampling"])
-            self.held_out_states = drawn.states.cpu()
+            self.held_out_states = drawn.states.cpu().clone()  # not a view of the whole batch's frames
 
     def mean_max_q(self) -> float | None:
         """The paper's average action value: the mean over the held-out states of max Q; None until they are drawn."""

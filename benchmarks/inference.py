@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from atari import FRAME_SIZE, HISTORY_FRAMES
 from benchmarks.common import GAME, MINIBATCH, BenchmarkConfig, alone, save_figure, timer
 from model import NETWORKS, QNetwork
-from relatives.networks import Architecture, build_network
+from relatives.networks import build_network
+from runtime.architecture import Architecture
 from runtime.devices import choose_device, set_up_torch
 from viewing.figures_tables import BLUE, ORANGE, VERMILLION
 

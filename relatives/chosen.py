@@ -92,7 +92,7 @@ def _learn_by_priority(training: Training, memory: PrioritizedMemory) -> None:
 
     training.schedules.append(schedule)
     training.kept_arrays["priorities"] = memory.probabilities
-    training.agent.total = weighted_sum
+    training.agent.sum_losses = weighted_sum
     training.agent.learn = memory.learning_by(training.agent.learn)  # type: ignore[method-assign, assignment]
 
 

@@ -124,8 +124,10 @@ class DistributionalAgent(QAgent):
             targets = batch.rewards + batch.discounts * self.online_network.mean(next_outputs)
         outputs = of_actions(self.online_outputs(batch.states), batch.actions)
         losses = self.online_network.losses(outputs, batch.rewards, batch.discounts, next_outputs)
-        loss = self.total(losses, batch)
+        loss = self.sum_losses(losses, batch)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return self.means.add(loss, self.online_network.mean(outputs), targets)
+        q_taken = self.online_network.mean(outputs).detach()
+        self.means.add(loss, q_taken)
+        return targets - q_taken

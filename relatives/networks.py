@@ -1,6 +1,6 @@
 """Every network there is: which layers, built from the paper's and its relatives."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from atari import FRAME_SIZE, HISTORY_FRAMES, PAPER_OPTIONS, GameOptions
@@ -9,25 +9,17 @@ from relatives.distributional import DISTRIBUTIONS
 from relatives.dueling import Dueling
 from relatives.first_weights import FIRST_WEIGHTS
 from relatives.separable import Separable
+from runtime.architecture import PAPER_ARCHITECTURE, Architecture
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """Which layers a network has; the defaults are the paper's. A state dict tells in what its own differ from them."""
-
-    network: str = "nature"
-    dueling: bool = False
-    separable: bool = False
-    distributional: str = "off"
-
-    def network_class(self) -> type[QNetwork]:
-        """The class of the networks with these layers; raises `KeyError` for a name that there is not."""
-        chosen = [DISTRIBUTIONS[self.distributional]] if self.distributional != "off" else []
-        parts = [*chosen, *[Dueling] * self.dueling, *[Separable] * self.separable, NETWORKS[self.network]]
-        return parts[0] if len(parts) == 1 else type("Network", tuple(parts), {})
-
-
-PAPER_ARCHITECTURE = Architecture()
+def network_class(architecture: Architecture) -> type[QNetwork]:
+    """The class of the networks with these layers; raises `KeyError` for a name that there is not."""
+    parts: list[type[QNetwork]] = []
+    if architecture.distributional != "off":
+        parts.append(DISTRIBUTIONS[architecture.distributional])
+    parts += [Dueling] * architecture.dueling + [Separable] * architecture.separable
+    parts.append(NETWORKS[architecture.network])
+    return parts[0] if len(parts) == 1 else type("Network", tuple(parts), {})
 
 
 def build_network(
@@ -41,7 +33,7 @@ def build_network(
     frame_size: int = FRAME_SIZE,
 ) -> QNetwork:
     """A network with first weights; its state dict carries whatever is not the paper's, too."""
-    network = architecture.network_class()(
+    network = network_class(architecture)(
         game,
         num_actions,
         draw_weights=FIRST_WEIGHTS[initial_weights],

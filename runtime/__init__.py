@@ -1,4 +1,4 @@
-"""Files and the machine: run folders, tables, checkpoints, whole writes, flags, signals and exits, devices."""
+"""What happens around the loop: the life of a run, its files, checkpoints, flags, signals, progress, devices."""
 
 import os
 import sys

@@ -8,7 +8,8 @@ import torch
 
 from atari import MAX_ACTIONS, MAX_FRAMES_PER_STEP, GameOptions
 from model import QNetwork
-from relatives.networks import Architecture, build_network
+from relatives.networks import build_network
+from runtime.architecture import Architecture
 from runtime.checkpoint import load_file
 from runtime.exits import UsageError
 

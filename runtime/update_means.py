@@ -13,12 +13,11 @@ class UpdateMeans:
         self._loss_sum = torch.zeros((), device=device)
         self._q_sums = torch.zeros(2, device=device)  # of the minibatches' means and standard deviations
 
-    def add(self, loss: Tensor, q_taken: Tensor, targets: Tensor) -> Tensor:
-        """Add an update's loss () and the Q-values (count,) of the actions taken; returns the TD errors (count,)."""
+    def add(self, loss: Tensor, q_taken: Tensor) -> None:
+        """Add an update's loss () and the Q-values (count,) of the actions taken."""
         q_taken = q_taken.detach()
         self._loss_sum += loss.detach()
         self._q_sums += torch.stack(torch.std_mean(q_taken, correction=0)[::-1])
-        return targets - q_taken
 
     def take(self) -> dict[str, float]:
         """Means of the updates since the last call, none when there were none: of the loss per transition, and of

@@ -100,7 +100,7 @@ def test_a_config_that_is_not_there_lists_those_that_are(monkeypatch: pytest.Mon
         ({"adam_epsilon": 0.1}, "--adam-epsilon does nothing without --optimizer adam"),
         ({"n_steps": 0}, "--n-steps 0 cannot be"),
         ({"n_steps": 3, "n_steps_end": 1}, "--n-steps-end and --n-steps-steps belong together"),
-        ({"n_steps": 3, "n_steps_end": 4, "n_steps_steps": 9}, "--n-steps-end 4 lies above --n-steps 3"),
+        ({"n_steps": 3, "n_steps_end": 4, "n_steps_steps": 9}, "--n-steps-end 4 must be below --n-steps 3"),
         ({"n_steps": 2000}, "at least 2000 step(s) of each environment, 64000"),
         ({"target_network": False, "double": True}, "--double does nothing without --target-network"),
         ({"target_network": False, "target_update_frequency": 5}, "--target-update-frequency does nothing without"),

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from q_agent import QAgent
 from relatives.distributional import ATOMS, Categorical, Distributional, Quantiles
-from relatives.networks import Architecture, build_network
+from relatives.networks import build_network
+from runtime.architecture import Architecture
 from runtime.checkpoint import save_state_dict
 from runtime.networks import load_network
 

@@ -31,7 +31,7 @@ from atari import PAPER_OPTIONS, paper_table
 from benchmarks import inference, learning, parts, scaling
 from benchmarks.common import PEER, TAKES, BenchmarkConfig, timer
 from benchmarks.inference import LINES, POINTS, Point
-from relatives.networks import Architecture
+from runtime.architecture import Architecture
 from runtime.checkpoint import save_state_dict
 from runtime.exits import RunError, UsageError
 from runtime.networks import load_network

@@ -22,9 +22,10 @@ from q_agent_train import step
 from relatives.chosen import agent_for, optimizer_for
 from relatives.head_reset import reset_head
 from relatives.multi_step import MultiStepMemory
-from relatives.networks import Architecture, build_network
+from relatives.networks import build_network
 from relatives.prioritized import PrioritizedMemory, WeightedBatch, weighted_sum
 from replay_memory import Batch, ReplayMemory
+from runtime.architecture import Architecture
 from runtime.checkpoint import save_state_dict
 from runtime.cuda_graphs import capture
 from runtime.networks import architecture_of, load_network
@@ -94,7 +95,7 @@ def agent_of(network: QNetwork, rule: Rule) -> QAgent:
     )
     agent = agent_for(flags, network, optimizer_for(flags, network))
     if rule.priority_exponent is not None:
-        agent.total = weighted_sum
+        agent.sum_losses = weighted_sum
     if agent.device.type == "cuda":
         capture(agent)
     return agent

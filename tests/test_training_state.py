@@ -95,8 +95,8 @@ def test_a_weight_that_is_no_number_is_noticed(bad: float) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_loss_that_is_no_number_is_noticed(bad: float) -> None:
     training, q_values = new_training(), torch.zeros(4)
-    training.agent.means.add(torch.tensor(0.5), q_values, q_values)
+    training.agent.means.add(torch.tensor(0.5), q_values)
     assert is_finite(training)
-    training.agent.means.add(torch.tensor(bad), q_values, q_values)
+    training.agent.means.add(torch.tensor(bad), q_values)
     assert not is_finite(training)
     training.close()
