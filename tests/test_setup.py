@@ -1,6 +1,7 @@
 """Setting up: which Python is needed, and that the Makefile trusts no environment that was left unfinished."""
 
 import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,9 @@ def clone(tmp_path: Path) -> Path:
 
 
 def make(clone: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=clone, capture_output=True, text=True)
+    # Not as a part of the make that may have started the tests, whose flags would hold, too.
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
+    return subprocess.run(["make", *arguments], cwd=clone, env=env, capture_output=True, text=True)
 
 
 def edit(requirements: Path) -> None:
