@@ -119,6 +119,7 @@ class DistributionalAgent(QAgent):
         return of_actions(batch.next_q, self.online_network.mean(batch.next_q).argmax(1))
 
     def update(self, batch: Batch) -> Tensor:
+        """One update from a minibatch; returns its TD errors (count,) float32, of the means."""
         with torch.no_grad():
             next_outputs = self.next_values(batch)
             targets = batch.rewards + batch.discounts * self.online_network.mean(next_outputs)
