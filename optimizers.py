@@ -9,14 +9,13 @@ from torch import Tensor
 class Optimizer(ABC):
     """Updates parameters that have become views of one flat buffer, and their gradients of another.
 
-    A handful of passes over one array. The last `head_size` elements are the fully connected layers'.
+    So an update is a handful of passes over one array.
     """
 
-    def __init__(self, parameters: list[torch.nn.Parameter], learning_rate: float, *, head_size: int = 0):
+    def __init__(self, parameters: list[torch.nn.Parameter], learning_rate: float):
         self.learning_rate = learning_rate
         self.rate_now: Tensor | None = None  # () float32, where a schedule changes the rate
         self.weights = flatten(parameters)
-        self.head = slice(self.weights.numel() - head_size, None)
         self.gradient = torch.zeros_like(self.weights)
         for parameter, view in zip(parameters, _views(self.gradient, parameters), strict=True):
             parameter.grad = view
@@ -42,10 +41,6 @@ class Optimizer(ABC):
         """What it remembers from one update to the next, by name."""
         return {"gradient_mean": self.gradient_mean, "squared_gradient_mean": self.squared_gradient_mean}
 
-    def forget_head(self) -> None:
-        """Begin anew with the fully connected layers: what it remembers is of their old weights."""
-        self.gradient_mean[self.head] = self.squared_gradient_mean[self.head] = 0
-
 
 class RMSProp(Optimizer):
     """The paper's RMSProp, with d the gradient summed over the minibatch:
@@ -55,16 +50,8 @@ class RMSProp(Optimizer):
     root and would need it scaled for a mean loss.
     """
 
-    def __init__(
-        self,
-        parameters: list[torch.nn.Parameter],
-        learning_rate: float,
-        *,
-        decay: float,
-        minimum: float,
-        head_size: int = 0,
-    ):
-        super().__init__(parameters, learning_rate, head_size=head_size)
+    def __init__(self, parameters: list[torch.nn.Parameter], learning_rate: float, *, decay: float, minimum: float):
+        super().__init__(parameters, learning_rate)
         self.decay = decay
         self.minimum = minimum
         self._scale = torch.empty_like(self.weights)
@@ -82,33 +69,26 @@ class RMSProp(Optimizer):
 
 
 class Adam(Optimizer):
-    """PyTorch's fused Adam with its own decays; it counts the head's updates apart, since that may begin anew."""
+    """PyTorch's fused Adam with its own decays; `updates` counts those of each parameter."""
 
-    def __init__(
-        self, parameters: list[torch.nn.Parameter], learning_rate: float, *, epsilon: float = 1e-8, head_size: int = 0
-    ):
-        super().__init__(parameters, learning_rate, head_size=head_size)
-        device, means = self.weights.device, (self.gradient_mean, self.squared_gradient_mean)
-        self._updates = torch.zeros(2, device=device)
+    def __init__(self, parameters: list[torch.nn.Parameter], learning_rate: float, *, epsilon: float = 1e-8):
+        super().__init__(parameters, learning_rate)
+        device = self.weights.device
+        self.updates = torch.zeros(len(parameters), device=device)
         self.rate_now = torch.tensor(learning_rate, device=device)  # a tensor, so that a graph can change it
-        slices = slice(0, self.head.start), self.head
-        parts = [self.weights[part] for part in slices]
-        self._adam = torch.optim.Adam(parts, self.rate_now, eps=epsilon, fused=True, capturable=device.type == "cuda")
-        for part, where, updates in zip(parts, slices, self._updates, strict=True):
-            part.grad = self.gradient[where]
-            names = {name: mean[where] for name, mean in zip(("exp_avg", "exp_avg_sq"), means, strict=True)}
-            self._adam.state[part] = {"step": updates, **names}
+        self._adam = torch.optim.Adam(
+            parameters, self.rate_now, eps=epsilon, fused=True, capturable=device.type == "cuda"
+        )
+        means = (_views(mean, parameters) for mean in (self.gradient_mean, self.squared_gradient_mean))
+        for parameter, updates, mean, squared_mean in zip(parameters, self.updates, *means, strict=True):
+            self._adam.state[parameter] = {"step": updates, "exp_avg": mean, "exp_avg_sq": squared_mean}
 
     @torch.no_grad()
     def step(self) -> None:
         self._adam.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        return super().tensors() | {"updates": self._updates}
-
-    def forget_head(self) -> None:
-        super().forget_head()
-        self._updates[1] = 0
+        return super().tensors() | {"updates": self.updates}
 
 
 def flatten(parameters: list[torch.nn.Parameter]) -> Tensor:

@@ -27,8 +27,8 @@ def draw_exploration(
 
 def best_value(batch: Batch) -> Tensor:
     """What the next states are worth, (count,) float32: the largest Q-value of the target network (Algorithm 1)."""
-    assert batch.next_q is not None
-    return batch.next_q.amax(1)
+    assert batch.next_outputs is not None
+    return batch.next_outputs.amax(1)
 
 
 class QAgent:
@@ -81,7 +81,7 @@ class QAgent:
         """What `learn` computes on the device."""
         with torch.no_grad():
             # The target network stands still between two copies: one pass gives its values for all these updates.
-            batch = dataclasses.replace(batch, next_q=self.target_pass(batch.next_states))
+            batch = dataclasses.replace(batch, next_outputs=self.target_pass(batch.next_states))
         return torch.cat([self.update(minibatch) for minibatch in batch.split(self.minibatch_size)])
 
     def update(self, batch: Batch) -> Tensor:
@@ -98,7 +98,7 @@ class QAgent:
         return targets - q_taken.detach()
 
     def online_outputs(self, states: Tensor) -> Tensor:
-        """What the online network says of states, as `next_q` holds it."""
+        """What the online network says of states, as `next_outputs` holds it."""
         return self.online_network(states)
 
     def copy_target(self) -> None:

@@ -22,7 +22,7 @@ class Batch:
 
     states, next_states (count, 4, 84, 84) uint8, oldest frame first; actions (count,) int64; rewards (count,) float32,
     clipped; discounts (count,) float32, 0 where the transition ended in a terminal: its next state is worth nothing.
-    next_q: what the target network says of the next states; None until the agent has asked it.
+    next_outputs: what the target network says of the next states; None until the agent has asked it.
     """
 
     states: Tensor
@@ -30,7 +30,7 @@ class Batch:
     rewards: Tensor
     discounts: Tensor
     next_states: Tensor
-    next_q: Tensor | None = None
+    next_outputs: Tensor | None = None
 
     def split(self, size: int) -> Iterator[Self]:
         """Minibatches of `size` transitions, in their order."""
@@ -157,12 +157,12 @@ class ReplayMemory:
 
     def frame_indices(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
         """Where the frames lie, (count, 5) int64: three before, the row's own, the one after; or the slot of zeros."""
-        indices = self._places(rows[:, None] + WINDOW, environments[:, None])
+        indices = self._indices(rows[:, None] + WINDOW, environments[:, None])
         outside = self.ages[rows % self.num_rows, environments][:, None] < -WINDOW
         outside[:, -1] = self.ages[(rows + 1) % self.num_rows, environments] == 0
         return np.where(outside, self._zero_slot, indices)
 
-    def _places(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
+    def _indices(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
         return rows % self.num_rows * self.num_envs + environments
 
     def _gather(self, frame_indices: Tensor) -> Tensor:

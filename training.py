@@ -13,7 +13,7 @@ from replay_memory import ReplayMemory
 from runtime.action_log import ActionLog
 from wrappers import AtariGames
 
-RESEED_STEPS = 250_000  # agent steps between fresh seeds for the emulators: the places where an action log can start
+RESEED_STEPS = 250_000  # agent steps between fresh seeds for the emulators: there an action log can start
 HELD_OUT_STATES = 500  # run_gpu: valid_size
 EVALUATION_SEEDS, HEAD_SEEDS = 1, 2  # name streams of seeds that training itself never draws from
 
@@ -48,10 +48,11 @@ class Training:
         self.schedules: list[Callable[[int], None]] = []  # told the agent steps before each vector step
         self.events: list[Callable[[int, int], None]] = []  # told the agent steps before and after each vector step
         self.kept_arrays: dict[str, np.ndarray] = {}  # what a checkpoint must hold, since no log of actions tells it
-        self.set_clock(0)
+        self.agent_steps = 0
 
     def begin(self) -> None:
         """Start a new run: every game from its first seed."""
+        self.set_clock(0)
         self.memory.start(0, self._seeded_games())
 
     def set_clock(self, agent_steps: int) -> None:

@@ -9,7 +9,7 @@ from q_agent import QAgent
 from relatives.bfloat16 import halve_bits
 from relatives.distributional import Distributional, DistributionalAgent
 from relatives.double import chosen_by_online
-from relatives.head_reset import head_of, reset_head
+from relatives.head_reset import reset_head
 from relatives.multi_step import MultiStepMemory
 from relatives.networks import build_network
 from relatives.no_target_network import leave_out_target_network
@@ -42,11 +42,10 @@ def network_for(parameters: Hyperparameters, games: AtariGames) -> QNetwork:
 
 def optimizer_for(parameters: Hyperparameters, network: QNetwork) -> Optimizer:
     """The optimizer of the network's weights where they lie."""
-    weights, head_size = [*network.parameters()], sum(parameter.numel() for parameter in head_of(network))
+    weights, rate = [*network.parameters()], parameters.learning_rate
     if parameters.optimizer == "adam":
-        return Adam(weights, parameters.learning_rate, epsilon=parameters.adam_epsilon, head_size=head_size)
-    constants = {"decay": parameters.rmsprop_decay, "minimum": parameters.min_squared_gradient}
-    return RMSProp(weights, parameters.learning_rate, **constants, head_size=head_size)
+        return Adam(weights, rate, epsilon=parameters.adam_epsilon)
+    return RMSProp(weights, rate, decay=parameters.rmsprop_decay, minimum=parameters.min_squared_gradient)
 
 
 def agent_for(parameters: Hyperparameters, network: QNetwork, optimizer: Optimizer) -> QAgent:
@@ -76,7 +75,6 @@ def join(training: Training) -> None:
         _learn_by_priority(training, memory)
     if parameters.reset_head_every:
         training.events.append(lambda before, after: _reset_head_when_due(training, before, after))
-    training.set_clock(0)  # once more, with the schedules
 
 
 def _let_n_steps_fall(training: Training, memory: MultiStepMemory) -> None:

@@ -115,8 +115,8 @@ class DistributionalAgent(QAgent):
 
     def of_greedy_actions(self, batch: Batch) -> Tensor:
         """The distributions (count, 51) of the next states' greedy actions."""
-        assert batch.next_q is not None
-        return of_actions(batch.next_q, self.online_network.mean(batch.next_q).argmax(1))
+        assert batch.next_outputs is not None
+        return of_actions(batch.next_outputs, self.online_network.mean(batch.next_outputs).argmax(1))
 
     def update(self, batch: Batch) -> Tensor:
         """One update from a minibatch; returns its TD errors (count,) float32, of the means."""

@@ -12,13 +12,13 @@ def chosen_by_online(agent: QAgent) -> Callable[[Batch], Tensor]:
     """The rule that values the next states (count,) so; of distributions, those of the actions (count, atoms)."""
 
     def next_values(batch: Batch) -> Tensor:
-        assert batch.next_q is not None
-        return of_actions(batch.next_q, agent.online_network(batch.next_states).argmax(1))
+        assert batch.next_outputs is not None
+        return of_actions(batch.next_outputs, agent.online_network(batch.next_states).argmax(1))
 
     return next_values
 
 
 def of_actions(outputs: Tensor, actions: Tensor) -> Tensor:
     """Of outputs (count, num_actions) or (count, num_actions, atoms), those for actions (count,)."""
-    places = actions.view(-1, *[1] * (outputs.dim() - 1)).expand(-1, 1, *outputs.shape[2:])
-    return outputs.gather(1, places).squeeze(1)
+    indices = actions.view(-1, *[1] * (outputs.dim() - 1)).expand(-1, 1, *outputs.shape[2:])
+    return outputs.gather(1, indices).squeeze(1)

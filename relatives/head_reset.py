@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from model import QNetwork
+from optimizers import Adam
 from q_agent import QAgent
 
 
@@ -19,12 +20,17 @@ def head_of(network: QNetwork) -> list[nn.Parameter]:
 def reset_head(agent: QAgent, build: Callable[[], QNetwork], seed: int) -> None:
     """Draw the fully connected layers anew, on the CPU whatever the device, and make the target network equal.
 
-    build: makes a network of the same architecture with first weights.
+    The optimizer forgets what it remembers of their old weights. build: makes a network of the same architecture with
+    first weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         fresh = build()
-    for parameter, drawn in zip(head_of(agent.online_network), head_of(fresh), strict=True):
+    head, optimizer = head_of(agent.online_network), agent.optimizer
+    for parameter, drawn in zip(head, head_of(fresh), strict=True):
         parameter.copy_(drawn)
-    agent.optimizer.forget_head()
+    size = sum(parameter.numel() for parameter in head)
+    optimizer.gradient_mean[-size:] = optimizer.squared_gradient_mean[-size:] = 0
+    if isinstance(optimizer, Adam):
+        optimizer.updates[-len(head) :] = 0
     agent.copy_target()

@@ -33,14 +33,14 @@ class MultiStepMemory(ReplayMemory):
 
     def returns(self, rows: np.ndarray, environments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rewards, discounts = np.zeros(len(rows)), np.ones(len(rows))
-        for places in (self._places(rows + k, environments) for k in range(self.n_steps)):
-            rewards += discounts * self.rewards.flat[places]
-            discounts *= self.discount * ~self.terminals.flat[places]
+        for indices in (self._indices(rows + k, environments) for k in range(self.n_steps)):
+            rewards += discounts * self.rewards.flat[indices]
+            discounts *= self.discount * ~self.terminals.flat[indices]
         return rewards.astype(np.float32), discounts.astype(np.float32)
 
     def frame_indices(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
         offsets = np.unique([STATE, STATE + self.n_steps])
-        indices = self._places(rows[:, None] + offsets, environments[:, None])
+        indices = self._indices(rows[:, None] + offsets, environments[:, None])
         outside = self.ages[rows % self.num_rows, environments][:, None] < -offsets
         going = np.ones(len(rows), np.bool_)
         for k in range(1, self.n_steps + 1):

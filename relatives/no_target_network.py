@@ -11,7 +11,7 @@ def leave_out_target_network(agent: QAgent) -> None:
     rule, of_online = agent.next_values, agent.online_outputs
 
     def next_values(batch: Batch) -> Tensor:
-        batch.next_q = of_online(batch.next_states)
+        batch.next_outputs = of_online(batch.next_states)
         return rule(batch)
 
     agent.next_values = next_values

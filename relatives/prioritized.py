@@ -61,7 +61,7 @@ class PrioritizedMemory(MultiStepMemory):
     def sample(self, count: int, generator: np.random.Generator) -> WeightedBatch:
         """Draw by priority; the weights are those of minibatches in the order in which they are learned from."""
         rows, environments = self._draw_by_priority(count, generator)
-        self._drawn = self._places(rows, environments)
+        self._drawn = self._indices(rows, environments)
         weights = self.probabilities.flat[self._drawn] ** -self.importance_exponent
         begins = np.arange(0, count, self._minibatch_size)
         largest = np.maximum.reduceat(weights, begins).repeat(self._minibatch_size)[:count]
@@ -74,7 +74,7 @@ class PrioritizedMemory(MultiStepMemory):
         while missing > 0:
             candidates = max(CANDIDATES * missing, LEAST_CANDIDATES)
             rows, environments = self.draw(candidates, generator)
-            keep = generator.random(candidates) < self.probabilities.flat[self._places(rows, environments)]
+            keep = generator.random(candidates) < self.probabilities.flat[self._indices(rows, environments)]
             kept.append((rows[keep], environments[keep]))
             missing -= int(keep.sum())
         rows, environments = map(np.concatenate, zip(*kept, strict=True))

@@ -150,7 +150,7 @@ def test_in_bfloat16_the_second_update_of_a_step_sees_the_firsts_weights() -> No
     together, apart = (new_agent(Rule(precision="bfloat16"), Architecture("nips2013")) for _ in range(2))
     together.learn(batch)
     for begin in (0, MINIBATCH):
-        part = replace(batch, next_q=None)
+        part = replace(batch, next_outputs=None)
         for name in ("states", "actions", "rewards", "discounts", "next_states"):
             setattr(part, name, getattr(batch, name)[begin : begin + MINIBATCH])
         apart.learn(part)

@@ -40,14 +40,14 @@ def test_rmsprop_is_the_lua_one_in_numpy() -> None:
 
 
 @pytest.mark.parametrize("epsilon", [1e-8, 0.5])
-def test_adam_is_the_one_of_its_paper_and_counts_the_heads_updates_apart(epsilon: float) -> None:
+def test_adam_is_the_one_of_its_paper_and_counts_the_updates_of_each_parameter(epsilon: float) -> None:
     generator = np.random.default_rng(0)
     parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (7, 5)]
-    optimizer = Adam(parameters, 0.01, epsilon=epsilon, head_size=5)
+    optimizer = Adam(parameters, 0.01, epsilon=epsilon)
     weights, first, second, updates = np.zeros(12), np.zeros(12), np.zeros(12), np.zeros(12)
     for number in range(30):
         if number == 20:
-            optimizer.forget_head()
+            optimizer.gradient_mean[7:] = optimizer.squared_gradient_mean[7:] = optimizer.updates[1] = 0
             first[7:] = second[7:] = updates[7:] = 0
         d = generator.normal(0.1 * number, 1.0, 12)
         optimizer.gradient.copy_(torch.from_numpy(d))

@@ -20,7 +20,7 @@ from optimizers import Adam, RMSProp
 from q_agent import QAgent
 from q_agent_train import step
 from relatives.chosen import agent_for, optimizer_for
-from relatives.head_reset import reset_head
+from relatives.head_reset import head_of, reset_head
 from relatives.multi_step import MultiStepMemory
 from relatives.networks import build_network
 from relatives.prioritized import PrioritizedMemory, WeightedBatch, weighted_sum
@@ -458,8 +458,11 @@ def test_a_fresh_head_learns_where_the_old_one_was_dead(reset: bool, adam: bool)
     if reset:
         reset_head(agent, lambda: build_network("corridor", 2, Architecture("nips2013")), 3)
         assert torch.equal(agent.optimizer.weights, agent._target_weights)
-        assert not agent.optimizer.gradient_mean[agent.optimizer.head].any()
-        assert not agent.optimizer.squared_gradient_mean[agent.optimizer.head].any()
+        size = sum(parameter.numel() for parameter in head_of(agent.online_network))
+        assert not agent.optimizer.gradient_mean[-size:].any()
+        assert not agent.optimizer.squared_gradient_mean[-size:].any()
+        if isinstance(agent.optimizer, Adam):
+            assert agent.optimizer.updates.tolist() == [8] * 4 + [0] * 4
         assert agent.optimizer.gradient_mean.any()
     learn(agent, memory, 240)
     close = np.allclose(values_of(agent), TRUE_VALUES, atol=0.15)
@@ -555,16 +558,13 @@ def test_the_rule_of_the_flags_is_the_one_that_learns(
     training = begun(tiny(**changes))
     agent = training.agent
     assert type(agent.optimizer) is kind
-    assert agent.optimizer.head.start == sum(
-        p.numel() for n, p in agent.online_network.named_parameters() if "conv" in n
-    )
     for _ in range(5):
         step(training)
     batch = training.memory.sample(64, np.random.default_rng(0))
     with torch.no_grad():  # the networks choose differently
         agent.target_network.values.weight.copy_(agent.online_network.values.weight.flip(0) * 1.5)
         online, target = agent.online_network(batch.next_states), agent.target_network(batch.next_states)
-        batch.next_q = agent.target_pass(batch.next_states)
+        batch.next_outputs = agent.target_pass(batch.next_states)
         values = agent.next_values(batch)
     of_target = target.gather(1, online.argmax(1)[:, None]).squeeze(1) if double else target.amax(1)
     torch.testing.assert_close(values, of_target if target_network else online.amax(1))

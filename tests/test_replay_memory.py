@@ -45,12 +45,12 @@ def test_sampled_arrays_have_the_documented_types() -> None:
     for _ in range(15):
         play.step()
     sampled = memory.sample(7, np.random.default_rng(0))
-    *tensors, next_q = vars(sampled).values()
+    *tensors, next_outputs = vars(sampled).values()
     assert [tensor.shape for tensor in tensors] == [(7, 4, 84, 84), (7,), (7,), (7,), (7, 4, 84, 84)]
     assert [tensor.dtype for tensor in tensors] == [
         *(torch.uint8, torch.int64, torch.float32, torch.float32, torch.uint8)
     ]
-    assert next_q is None
+    assert next_outputs is None
     assert (memory.latest_states().shape, memory.latest_states().dtype) == ((3, 4, 84, 84), torch.uint8)
     drawn = memory.draw(7, np.random.default_rng(0))
     for array, shape in (*((array, (7,)) for array in drawn), (memory.frame_indices(*drawn), (7, 5))):
