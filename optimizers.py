@@ -69,19 +69,26 @@ class RMSProp(Optimizer):
 
 
 class Adam(Optimizer):
-    """PyTorch's fused Adam with its own decays; `updates` counts those of each parameter."""
+    """PyTorch's fused Adam with its own decays.
 
-    def __init__(self, parameters: list[torch.nn.Parameter], learning_rate: float, *, epsilon: float = 1e-8):
+    It counts the updates of the last `head_size` weights apart, since these may begin anew (relatives/head_reset.py).
+    """
+
+    def __init__(
+        self, parameters: list[torch.nn.Parameter], learning_rate: float, *, epsilon: float = 1e-8, head_size: int
+    ):
         super().__init__(parameters, learning_rate)
-        device = self.weights.device
-        self.updates = torch.zeros(len(parameters), device=device)
+        device, sizes = self.weights.device, (self.weights.numel() - head_size, head_size)
+        self.updates = torch.zeros(2, device=device)
         self.rate_now = torch.tensor(learning_rate, device=device)  # a tensor, so that a graph can change it
-        self._adam = torch.optim.Adam(
-            parameters, self.rate_now, eps=epsilon, fused=True, capturable=device.type == "cuda"
+        parts, gradients, means, squared_means = (
+            flat.split(sizes) for flat in (self.weights, self.gradient, self.gradient_mean, self.squared_gradient_mean)
         )
-        means = (_views(mean, parameters) for mean in (self.gradient_mean, self.squared_gradient_mean))
-        for parameter, updates, mean, squared_mean in zip(parameters, self.updates, *means, strict=True):
-            self._adam.state[parameter] = {"step": updates, "exp_avg": mean, "exp_avg_sq": squared_mean}
+        self._adam = torch.optim.Adam(parts, self.rate_now, eps=epsilon, fused=True, capturable=device.type == "cuda")
+        for number, part in enumerate(parts):
+            part.grad = gradients[number]
+            averages = {"exp_avg": means[number], "exp_avg_sq": squared_means[number]}
+            self._adam.state[part] = {"step": self.updates[number], **averages}
 
     @torch.no_grad()
     def step(self) -> None:

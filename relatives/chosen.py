@@ -9,7 +9,7 @@ from q_agent import QAgent
 from relatives.bfloat16 import halve_bits
 from relatives.distributional import Distributional, DistributionalAgent
 from relatives.double import chosen_by_online
-from relatives.head_reset import reset_head
+from relatives.head_reset import head_of, reset_head
 from relatives.multi_step import MultiStepMemory
 from relatives.networks import build_network
 from relatives.no_target_network import leave_out_target_network
@@ -44,7 +44,8 @@ def optimizer_for(parameters: Hyperparameters, network: QNetwork) -> Optimizer:
     """The optimizer of the network's weights where they lie."""
     weights, rate = [*network.parameters()], parameters.learning_rate
     if parameters.optimizer == "adam":
-        return Adam(weights, rate, epsilon=parameters.adam_epsilon)
+        head_size = sum(parameter.numel() for parameter in head_of(network))
+        return Adam(weights, rate, epsilon=parameters.adam_epsilon, head_size=head_size)
     return RMSProp(weights, rate, decay=parameters.rmsprop_decay, minimum=parameters.min_squared_gradient)
 
 

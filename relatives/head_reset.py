@@ -32,5 +32,5 @@ def reset_head(agent: QAgent, build: Callable[[], QNetwork], seed: int) -> None:
     size = sum(parameter.numel() for parameter in head)
     optimizer.gradient_mean[-size:] = optimizer.squared_gradient_mean[-size:] = 0
     if isinstance(optimizer, Adam):
-        optimizer.updates[-len(head) :] = 0
+        optimizer.updates[1] = 0
     agent.copy_target()

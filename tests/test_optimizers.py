@@ -40,10 +40,10 @@ def test_rmsprop_is_the_lua_one_in_numpy() -> None:
 
 
 @pytest.mark.parametrize("epsilon", [1e-8, 0.5])
-def test_adam_is_the_one_of_its_paper_and_counts_the_updates_of_each_parameter(epsilon: float) -> None:
+def test_adam_is_the_one_of_its_paper_and_counts_the_heads_updates_apart(epsilon: float) -> None:
     generator = np.random.default_rng(0)
     parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (7, 5)]
-    optimizer = Adam(parameters, 0.01, epsilon=epsilon)
+    optimizer = Adam(parameters, 0.01, epsilon=epsilon, head_size=5)
     weights, first, second, updates = np.zeros(12), np.zeros(12), np.zeros(12), np.zeros(12)
     for number in range(30):
         if number == 20:
