@@ -105,32 +105,6 @@ def test_gradient_is_the_clipped_error_summed_over_the_minibatch() -> None:
     np.testing.assert_allclose(weight_gradient.numpy(), rows, rtol=1e-3, atol=1e-4)
 
 
-def test_at_a_terminal_the_target_is_the_reward_alone() -> None:
-    memory = random_memory()
-    transitions = draw(memory, 32)
-    gradients = []
-    for scale in (1, 1000):
-        for discount in (0.0, 0.99):
-            agent = new_agent()
-            agent.load_state_dict({**agent.state_dict(), "target": agent.state_dict()["target"] * scale})
-            transitions.discounts = torch.full((32,), discount)
-            agent.learn(transitions)
-            gradients.append(agent.optimizer.gradient.clone())
-    assert torch.equal(gradients[0], gradients[2])
-    assert not torch.allclose(gradients[1], gradients[3])
-    assert not torch.allclose(gradients[0], gradients[1])
-
-
-def test_target_values_of_one_pass_are_those_of_a_pass_per_minibatch() -> None:
-    memory = random_memory()
-    agent = new_agent()
-    _, next_states = states_and_next_states(draw(memory, 128))
-    with torch.no_grad():
-        whole = agent.target_network(next_states)
-        parts = torch.cat([agent.target_network(batch) for batch in next_states.split(32)])
-    torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-6)
-
-
 def test_several_minibatches_at_once_are_updates_one_after_another() -> None:
     memory = random_memory()
     transitions = draw(memory, 96)
@@ -145,22 +119,6 @@ def test_several_minibatches_at_once_are_updates_one_after_another() -> None:
     assert difference < 0.01 * order
     assert together.state_dict()["updates_since_loss"] == apart.state_dict()["updates_since_loss"] == 3
     assert together.means.take().get("loss") == pytest.approx(apart.means.take().get("loss"), rel=1e-4)
-
-
-def test_learning_leaves_the_target_alone_until_it_is_copied() -> None:
-    memory = random_memory()
-    agent = new_agent()
-    target = {name: value.clone() for name, value in agent.target_network.named_parameters()}
-    agent.learn(draw(memory, 64))
-    for name, value in agent.target_network.named_parameters():
-        assert torch.equal(value, target[name])
-    agent.copy_target()
-    online = dict(agent.online_network.named_parameters())
-    for name, value in agent.target_network.named_parameters():
-        assert torch.equal(value, online[name])
-        assert not torch.equal(value, target[name])
-    agent.learn(draw(memory, 32))
-    assert not torch.equal(agent.target_network.values.bias, agent.online_network.values.bias)
 
 
 def test_mean_loss_is_the_huber_loss_per_transition_since_the_last_call() -> None:
@@ -230,17 +188,6 @@ def test_each_environment_has_its_own_epsilon() -> None:
     assert abs(followed[3] - (0.5 + 0.5 / 6)) < 0.1
 
 
-def test_acting_draws_the_same_amount_whatever_epsilon() -> None:
-    memory, agent = random_memory(), new_agent()
-    states = []
-    for epsilon in (0.0, 0.5, 1.0):
-        generator = np.random.default_rng(3)
-        for _ in range(3):
-            agent.act(memory.latest_states(), np.full(NUM_ENVS, epsilon), generator)
-        states.append(generator.bit_generator.state)
-    assert states[0] == states[1] == states[2]
-
-
 def test_exploration_draws_the_same_amount_whatever_epsilon() -> None:
     states = []
     for epsilon in (0.0, 0.3, 1.0):
@@ -281,25 +228,6 @@ def test_loaded_state_goes_on_bit_for_bit() -> None:
     assert agent.means.take().get("loss") == loaded.means.take().get("loss")
     states = memory.latest_states()
     assert torch.equal(agent.online_network(states), loaded.online_network(states))
-
-
-def test_a_loaded_state_has_the_means_of_the_updates_before_it() -> None:
-    """Also where the next row of the log comes before the next update."""
-    agent, loaded = new_agent(), new_agent(seed=1)
-    agent.learn(draw(random_memory(), 64))
-    loaded.load_state_dict(agent.state_dict())
-    assert loaded.means.take() == agent.means.take()
-
-
-def test_gradients_stay_views_of_one_buffer() -> None:
-    memory = random_memory()
-    agent = new_agent()
-    agent.learn(draw(memory, 64))
-    storage = agent.optimizer.gradient.untyped_storage().data_ptr()
-    for name, parameter in agent.online_network.named_parameters():
-        assert parameter.grad is not None
-        assert parameter.grad.untyped_storage().data_ptr() == storage, name
-        assert parameter.grad.abs().sum() > 0, name
 
 
 @pytest.mark.gpu

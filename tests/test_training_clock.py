@@ -17,7 +17,7 @@ from atari import FinishedGame, Step
 from config import Hyperparameters
 from model import QNetwork
 from q_agent import QAgent
-from q_agent_train import set_up, step
+from q_agent_train import step
 from relatives.head_reset import head_of, reset_head
 from relatives.networks import build_network
 from replay_memory import ReplayMemory
@@ -25,7 +25,7 @@ from runtime.action_log import fingerprint
 from runtime.devices import upload
 from runtime.exits import UsageError
 from runtime.memory_size import check_size
-from training import RESEED_STEPS, Training, multiples_crossed
+from training import Training, multiples_crossed
 
 CPU = torch.device("cpu")
 
@@ -119,7 +119,7 @@ def assert_step_keeps_the_clock(training: Training, updates: list[int], copies: 
     assert torch.equal(after["target"], after["online"] if copied else before["target"])
 
 
-@pytest.mark.parametrize(("num_envs", "steps"), [(1, 130), (3, 50), (32, 9)])
+@pytest.mark.parametrize(("num_envs", "steps"), [(3, 50), (32, 5)])
 def test_heads_are_drawn_anew_and_updates_made_as_often_as_asked(
     num_envs: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +148,7 @@ def test_heads_are_drawn_anew_and_updates_made_as_often_as_asked(
     assert len(set(seeds)) == len(seeds) == steps * num_envs // 45
 
 
-@pytest.mark.parametrize(("num_envs", "steps"), [(1, 130), (3, 60), (8, 30), (32, 9)])
+@pytest.mark.parametrize(("num_envs", "steps"), [(1, 130), (3, 50), (32, 6)])
 def test_training_keeps_the_clock(num_envs: int, steps: int) -> None:
     parameters = tiny(num_envs, replay_start_size=70)
     updates, copies = lua_clock(steps * num_envs, parameters)
@@ -260,18 +260,6 @@ def learned_weights(seed: int) -> torch.Tensor:
     return weights
 
 
-def first_weights(seed: int) -> torch.Tensor:
-    training = set_up(tiny(1, seed=seed, replay_start_size=16), CPU)
-    weights: torch.Tensor = training.agent.state_dict()["online"]
-    training.close()
-    return weights
-
-
-def test_seed_draws_the_first_weights() -> None:
-    assert torch.equal(first_weights(seed=5), first_weights(seed=5))
-    assert not torch.equal(first_weights(seed=5), first_weights(seed=6))
-
-
 def test_same_seed_same_weights() -> None:
     first = learned_weights(seed=5)
     assert torch.equal(first, learned_weights(seed=5))
@@ -295,13 +283,6 @@ def test_games_are_reseeded_at_each_multiple_once_whatever_the_evaluations(monke
     segments = list(training.action_log.segments())
     assert [(row, len(actions)) for _, row, actions in segments] == [(0, 16), (16, 16), (32, 16), (48, 2)]
     assert len({seed for seed, _, _ in segments} | set(evaluation_seeds)) == 6
-    training.close()
-
-
-def test_without_evaluation_none_is_ever_due() -> None:
-    training = set_up(tiny(1, game="pong", evaluate_every=0), CPU)
-    training.agent_steps = 10 * RESEED_STEPS
-    assert not training.evaluation_is_due
     training.close()
 
 
