@@ -71,10 +71,10 @@ def start(cluster: Any, tmp_path: Path) -> Iterator[Callable[..., subprocess.Pop
 def training_in(folder: Path) -> dict[str, int]:
     """The runs in a folder that are trained at this moment, and the process that does it."""
     found: dict[str, int] = {}
-    for process, words in processes():
-        if any(word.endswith("q_agent_train.py") for word in words):
-            found |= {Path(word).name: process for word in words if word.startswith(f"{folder}/") and "seed" in word}
-            found |= {Path(word).name: process for word in words if word.startswith(f"{folder}/trial")}
+    for process, arguments in processes():
+        if any(each.endswith("q_agent_train.py") for each in arguments):
+            runs = [Path(each) for each in arguments if each.startswith(f"{folder}/")]
+            found |= {run.name: process for run in runs if "seed" in run.name or run.name.startswith("trial")}
     return {run: process for run, process in found.items() if not run.endswith(".json")}
 
 
@@ -165,7 +165,7 @@ def test_a_run_that_fails_is_tried_twice_more_and_the_other_goes_on(cluster: Any
     full, good = (folder / f"road_runner-seed{seed}" for seed in range(2))
     flags = ["--games", "RoadRunner", "--seeds", "2", "--run-dir", str(folder), "--steps", "700", *SMALL]
     flags += ["--address", cluster.address]
-    with locked(parse(SweepConfig, words=flags), "sweep.json"):
+    with locked(parse(SweepConfig, arguments=flags), "sweep.json"):
         full.mkdir()  # it has begun nothing yet
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(full)], capture_output=True).returncode:
         pytest.skip("no disk can be mounted here")
@@ -214,7 +214,7 @@ def test_wrong_use_of_a_cluster_is_a_line_within_seconds(cluster: Any, tmp_path:
     flags = ("--games", "Pong", "--run-dir", str(tmp_path / "sweep"), "--steps", "1000", *SMALL)
     larger = ("--replay-size", "1000000", "--address", cluster.address)
     for more, words in (
-        (("--address", "127.0.0.1:9"), "--address 127.0.0.1:9: no Ray cluster answers there within 20 seconds"),
+        (("--address", "127.0.0.1:9"), "no Ray cluster answers at --address 127.0.0.1:9 within 20 seconds"),
         (larger, "no node has room for a run, which needs 1 cores, 0 GPUs and 7.8 GB of memory"),
     ):
         began = time.monotonic()
@@ -228,20 +228,20 @@ def test_wrong_use_of_a_cluster_is_a_line_within_seconds(cluster: Any, tmp_path:
 @pytest.mark.parametrize(
     ("over", "words"),
     [
-        ([], "--over wants a range or choices"),
-        (["learning-rate"], "'learning-rate' is not one"),
-        (["learning-rat=1..2"], "its flag comes twice or cannot be searched"),
-        (["steps=1..2"], "its flag comes twice or cannot be searched"),
-        (["initial-state-dict=a.pt,b.pt"], "its flag comes twice or cannot be searched"),
-        (["double=true,false", "double=true,false"], "its flag comes twice or cannot be searched"),
-        (["optimizer=adam"], "'optimizer=adam' is not one"),
-        (["discount=0.5..1.5"], "--discount 1.5 cannot be"),
-        (["optimizer=rmsprop,adam", "min-squared-gradient=0.001..0.1"], "--min-squared-gradient does nothing without"),
-        (["optimizer=rmsprop..adam"], "is not a range from a number to a larger one"),
-        (["double=true..false"], "is not a range from a number to a larger one"),
-        (["minibatch-size=8..4"], "is not a range from a number to a larger one"),
-        (["learning-rate=x..1"], "'x' is not a number"),
-        (["optimizer=rmsprop,sgd"], "'sgd' cannot be chosen"),
+        ([], "--over needs a range or choices"),
+        (["learning-rate"], "got 'learning-rate'"),
+        (["learning-rat=1..2"], "or its flag is there twice or is not a hyperparameter"),
+        (["initial-state-dict=a.pt,b.pt"], "or its flag is there twice or is not a hyperparameter"),
+        (["double=true,false", "double=true,false"], "or its flag is there twice or is not a hyperparameter"),
+        (["optimizer=adam"], "got 'optimizer=adam'"),
+        (["discount=0.5..1.5"], "--discount must be at least 0 and at most 1, got 1.5"),
+        (
+            ["optimizer=rmsprop,adam", "min-squared-gradient=0.001..0.1"],
+            "--min-squared-gradient needs",
+        ),
+        (["optimizer=rmsprop..adam"], "a range goes from a number to a larger one"),
+        (["minibatch-size=8..4"], "a range goes from a number to a larger one"),
+        (["learning-rate=x..1"], "--over is wrong as shown above"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(tmp_path: Path, over: list[str], words: str) -> None:
