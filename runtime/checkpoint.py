@@ -31,27 +31,29 @@ def _save(data: Any, path: Path) -> None:
         torch.save(data, file)
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a file is an archive as torch.save writes it, each of its parts with its checksum."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, NotImplementedError, EOFError):
-        return False
+def _load(path: Path) -> Any:
+    """Plain data that `torch.save` wrote, on the CPU; raises `OSError`, and `ValueError` where it is damaged."""
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()  # by its checksums, which torch.load ignores
+            if damaged is None:
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # of a different type for each way in which a file can be broken
+            pass
+    raise ValueError("damaged")
 
 
 def load_file(path: Path) -> Any:
     """Plain data that `torch.save` wrote, on the CPU; raises `UsageError` when it is missing, broken or other."""
-    fault = "is damaged or was not written by this project; take another copy or an earlier network"
     try:
-        if not path.is_file():
-            fault = "is not there; name a file that a run wrote, such as runs/.../model.pt"
-        elif _is_whole(path):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        if path.is_file():
+            return _load(path)
+        fault = "is not there; name a file that a run wrote, such as runs/.../model.pt"
     except OSError as error:
         fault = f"cannot be read: {error.strerror}"
-    except Exception:  # torch.load raises a different type for each way in which a file can be wrong
-        pass
+    except ValueError:
+        fault = "is damaged or was not written by this project; take another copy or an earlier network"
     raise UsageError(f"{path} {fault}")
 
 
@@ -85,12 +87,12 @@ class CheckpointFile:
         """
         faults = []
         for path in (self.newest, self.previous):
-            if not path.is_file():
-                faults.append(f"{path.name}: missing")
-            elif not _is_whole(path):
-                faults.append(f"{path.name}: damaged")
-            else:
-                self._newest_is_sound = not faults
-                return torch.load(path, map_location="cpu", weights_only=True), "; ".join(faults) or None
+            try:
+                state = _load(path)
+            except (OSError, ValueError) as error:
+                faults.append(f"{path.name}: {getattr(error, 'strerror', None) or error}")
+                continue
+            self._newest_is_sound = not faults
+            return state, "; ".join(faults) or None
         what = f"{self.newest.parent} has no sound checkpoint ({'; '.join(faults)})"
         raise RunError(f"{what}; restore a good copy, or choose another --run-dir")
