@@ -2,12 +2,10 @@
 
 import json
 import signal
-import ssl
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -152,30 +150,6 @@ def test_a_server_that_does_not_take_messages_is_one_warning_and_holds_up_nobody
     assert output.out + output.err == warning
     if isinstance(how, int):
         assert server.lines() == [f"run: line {number}" for number in range(3)]  # each was tried, and once
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError(SECRET),
-        urllib.error.URLError(SECRET),
-        urllib.error.URLError(OSError(f"Tunnel connection failed: 403 {SECRET}")),
-        urllib.error.URLError(ssl.SSLError(1, f"certificate is not valid for '{SECRET}'")),
-        UnicodeEncodeError("ascii", SECRET, 0, 1, SECRET),
-    ],
-)
-def test_no_error_of_the_library_is_repeated(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def fail(*_arguments: object, **_named: object) -> None:
-        raise error
-
-    monkeypatch.setattr("urllib.request.urlopen", fail)
-    with Webhook(f"https://{SECRET}.example/{SECRET}", "run:") as told:
-        told.send("line")
-    output = capfd.readouterr()
-    assert (output.out.count("\n"), output.err) == (1, "")
-    assert SECRET not in output.out
 
 
 @pytest.mark.parametrize(
