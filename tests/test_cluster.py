@@ -1,7 +1,6 @@
 """Sweeps and searches on a real Ray cluster of three nodes: make test-cluster, behind requirements-cluster.txt."""
 
 import csv
-import os
 import signal
 import subprocess
 import time
@@ -15,11 +14,9 @@ from conftest import processes, run_script, start_script, wait_for
 from soak import differences
 
 import search
-from cluster.settings import locked
 from q_agent_train import Config
 from runtime.checkpoint import CheckpointFile
 from runtime.exits import UsageError
-from runtime.flags import parse
 from runtime.memory_size import BYTES_PER_TRANSITION
 from runtime.run_config import with_file
 from search import SearchConfig
@@ -157,29 +154,6 @@ def test_when_the_driver_is_killed_or_stopped_its_run_saves_first(tmp_path: Path
     if number == signal.SIGINT:
         assert (driver.returncode, "the same command resumes them" in errors) == (130, True)
     assert CheckpointFile(run).load()[0]["training"]["agent_steps"] >= played
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_a_run_that_fails_is_tried_twice_more_and_the_other_goes_on(cluster: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "sweep"
-    full, good = (folder / f"road_runner-seed{seed}" for seed in range(2))
-    flags = ["--games", "RoadRunner", "--seeds", "2", "--run-dir", str(folder), "--steps", "700", *SMALL]
-    flags += ["--address", cluster.address]
-    with locked(parse(SweepConfig, arguments=flags), "sweep.json"):
-        full.mkdir()  # it has begun nothing yet
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(full)], capture_output=True).returncode:
-        pytest.skip("no disk can be mounted here")
-    try:
-        result = run_script("sweep.py", *flags, cwd=tmp_path, timeout=600)
-    finally:
-        subprocess.run(["umount", "-l", str(full)], check=True)
-    assert result.returncode == 1
-    assert "error: 1 of 2 failed: road_runner-seed0 (error: cannot write" in result.stderr
-    assert (folder / "logs" / "road_runner-seed0.txt").read_text().count("No space left on device") == 3
-    assert scored_in(folder) == {(good.name, "best"), (good.name, "model")}
-    result = run_script("sweep.py", *flags, cwd=tmp_path, timeout=600)  # mended, the same command makes what failed
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert scored_in(folder) == {(run.name, network) for run in (full, good) for network in ("best", "model")}
 
 
 def test_a_search_resumes_after_it_was_killed_and_ends_with_a_config(
