@@ -42,7 +42,7 @@ class GameOptions:
 PAPER_OPTIONS = GameOptions()
 PAPER_MINUTES = 5  # the limit of each game in the paper's evaluation ...
 LONG_MINUTES = 30  # ... and in later work, where the human has other scores
-PAPER49 = "paper49"  # stands for all games of the paper
+PAPER49 = "paper49"  # means all games of the paper
 
 
 @dataclass

@@ -94,7 +94,7 @@ class Run:
         self._began = self._checkpoint_written = time.monotonic()
         self._steps_recorded = 0
         self._progress: Progress | None = None
-        self._said_dead = False
+        self._dead_is_reported = False
         self._evaluator = Evaluator(config.evaluation_games)
         self._background: BackgroundEvaluator | None = None
         self._evaluation: dict[str, Any] | None = None  # the one that runs in the background
@@ -267,7 +267,7 @@ class Run:
             self.folder.add_scalars(steps, **values)
             rates = {"learning_rate": self.config.learning_rate_at(steps), "epsilon": epsilon}
             self.folder.add_row("training.csv", training_row(steps, values | rates))
-            self._say_when_dead(values)
+            self._report_when_dead(values)
         self.finish_evaluation(wait=False)
         self._steps_recorded = steps
         self._progress.show(steps, training.games_finished, training.recent_scores, epsilon)
@@ -353,11 +353,11 @@ class Run:
             kept = f"the checkpoint of {self.last_saved} and model.pt in {self.folder.path}"
             raise RunError(f"{what}: the learning rate may be too large; last good files: {kept}")
 
-    def _say_when_dead(self, values: dict[str, float]) -> None:
+    def _report_when_dead(self, values: dict[str, float]) -> None:
         """Report once per process that the network has one value for all states: often a layer's units are all 0."""
         deviation, mean = values.get("deviation_q_held_out", math.inf), values.get("mean_q_held_out", 0.0)
-        if deviation <= SAME_VALUE * max(1.0, abs(mean)) and not self._said_dead:
-            self._said_dead = True
+        if deviation <= SAME_VALUE * max(1.0, abs(mean)) and not self._dead_is_reported:
+            self._dead_is_reported = True
             found = f"network gives the same value to every state at agent step {self.training.agent_steps:,}"
             what = "a layer is probably dead, and recovers late or never"
             tqdm.write(f"The {found}: {what}. A new run with a smaller --learning-rate may prevent it.")
@@ -401,7 +401,7 @@ class Run:
 def command_line(kind: type[AnyConfig]) -> tuple[AnyConfig, AnyConfig | None]:
     """The config that the flags mean, and that of the run that they name, if it exists.
 
-    What is not typed is as the --config file says, or as the run was begun.
+    What is not typed comes from the --config file, or from the run.
     """
     typed = parse(kind, groups=FLAGS, about=HELP)
     saved = config_of_run(kind, typed.run_dir) if typed.run_dir else None

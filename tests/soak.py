@@ -156,7 +156,7 @@ class Soak:
 
 
 def main() -> None:
-    """Soak, and say what differed; exit status 1 if anything did."""
+    """Soak, and print what differed; exit status 1 if anything did."""
     soak = tyro.cli(Soak)
     generator = np.random.default_rng(soak.seed)
     done, run = 0, 0

@@ -1,4 +1,4 @@
-"""Sweeps and searches on a real Ray cluster of three nodes: make test-cluster, behind requirements-cluster.txt."""
+"""Sweeps and searches on a real Ray cluster of three nodes: make test-cluster, with requirements-cluster.txt."""
 
 import csv
 import signal
@@ -187,7 +187,7 @@ def test_a_search_resumes_after_it_was_killed_and_ends_with_a_config(
 def test_wrong_use_of_a_cluster_is_a_line_within_seconds(cluster: Any, tmp_path: Path) -> None:
     flags = ("--games", "Pong", "--run-dir", str(tmp_path / "sweep"), "--steps", "1000", *SMALL)
     larger = ("--replay-size", "1000000", "--address", cluster.address)
-    for more, words in (
+    for more, message in (
         (("--address", "127.0.0.1:9"), "no Ray cluster answers at --address 127.0.0.1:9 within 20 seconds"),
         (larger, "no node has room for a run, which needs 1 cores, 0 GPUs and 7.8 GB of memory"),
     ):
@@ -195,12 +195,12 @@ def test_wrong_use_of_a_cluster_is_a_line_within_seconds(cluster: Any, tmp_path:
         folder = ("--run-dir", str(tmp_path / more[0][2:]))
         result = run_script("sweep.py", *flags, *folder, *more, cwd=tmp_path)
         assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
-        assert words in result.stderr
+        assert message in result.stderr
         assert time.monotonic() - began < 60  # much of it to load
 
 
 @pytest.mark.parametrize(
-    ("over", "words"),
+    ("over", "message"),
     [
         ([], "--over needs a range or choices"),
         (["learning-rate"], "got 'learning-rate'"),
@@ -218,10 +218,10 @@ def test_wrong_use_of_a_cluster_is_a_line_within_seconds(cluster: Any, tmp_path:
         (["learning-rate=x..1"], "--over is wrong as shown above"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(tmp_path: Path, over: list[str], words: str) -> None:
+def test_a_wrong_search_is_refused(tmp_path: Path, over: list[str], message: str) -> None:
     with pytest.raises(UsageError) as refusal:
         search.search(SearchConfig(games=("Pong",), over=tuple(over), run_dir=tmp_path / "search"))
-    assert words in str(refusal.value)
+    assert message in str(refusal.value)
     assert not (tmp_path / "search").exists()
 
 

@@ -143,7 +143,7 @@ def test_messages_are_in_a_redirected_output_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("allocate", "said"),
+    ("allocate", "message"),
     [
         (lambda: torch.empty(10**15, dtype=torch.uint8), "DefaultCPUAllocator: can't allocate memory: you tried"),
         (lambda: np.empty(10**15, np.uint8), "Unable to allocate 909. TiB"),
@@ -156,14 +156,14 @@ def test_messages_are_in_a_redirected_output_at_once() -> None:
     ],
 )
 def test_memory_that_runs_out_is_one_line_with_what_to_reduce(
-    allocate: Callable[[], object], said: str, capsys: pytest.CaptureFixture[str]
+    allocate: Callable[[], object], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
         exit_with(lambda: void(allocate()), smaller="--replay-size")
     assert end.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: out of memory: ")
-    assert said in line
+    assert message in line
     assert line.endswith("; choose a smaller --replay-size, or free some memory")
 
 

@@ -43,7 +43,7 @@ def test_a_sweep_is_every_game_with_every_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "message"),
     [
         ("--run-dir x --seeds 2", "--games is missing"),
         ("--games Pong", "--run-dir is missing"),
@@ -58,12 +58,12 @@ def test_a_sweep_is_every_game_with_every_value() -> None:
         ("--run-dir x --games Pong", "Ray is not installed: pip install -r requirements-cluster.txt"),
     ],
 )
-def test_what_cannot_be_swept_is_one_line(
-    flags: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_a_wrong_sweep_is_one_line(
+    flags: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert words in refused(monkeypatch, capfd, sweep.main, *flags.split())
+    assert message in refused(monkeypatch, capfd, sweep.main, *flags.split())
     assert not [*tmp_path.iterdir()]
 
 
@@ -197,7 +197,7 @@ def test_of_a_sweep_the_best_networks_are_drawn_else_the_newest_with_their_inter
 
 
 @pytest.mark.cluster  # rliable
-def test_runs_without_a_score_and_scores_of_other_games_than_the_papers_are_said(tmp_path: Path) -> None:
+def test_runs_without_a_score_and_scores_of_other_games_than_the_papers_are_noted(tmp_path: Path) -> None:
     asked = {"games": ["Pong"], "seeds": 2, "vary": ["learning-rate", "0.1", "0.2"]}
     (tmp_path / "sweep.json").write_text(json.dumps(asked))
     rows = []

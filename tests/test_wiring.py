@@ -163,7 +163,7 @@ def test_the_steps_of_a_target_fall_with_the_clock() -> None:
         known = len(drawn)
         spans.append(memory.n_steps)
         step(training)
-        for batch in drawn[known:]:  # a lost life is worth nothing behind it
+        for batch in drawn[known:]:  # nothing after a lost life counts
             assert set(batch.discounts.tolist()) <= {0.0, float(np.float32(0.99 ** spans[-1]))}
     by_hand = [5] * 14 + [4] * 7 + [3] * 6 + [2] * 13
     assert spans == by_hand
@@ -252,7 +252,7 @@ def test_the_seed_is_that_of_exploration_sampling_and_emulators() -> None:
     assert len({*drawn(5), *drawn(6)}) == 6
 
 
-def test_behind_a_reseed_states_begin_anew_and_the_transition_before_it_is_gone(
+def test_after_a_reseed_states_begin_anew_and_the_transition_before_it_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("training.RESEED_STEPS", 12)
