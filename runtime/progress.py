@@ -67,7 +67,7 @@ class Progress:
             return
         self._hours_are_told = True
         seconds, goal = self._left()
-        if seconds >= 3600:
+        if seconds >= 2 * 3600:
             tqdm.write(f"At {self.steps_per_second(steps):,.0f} steps/s, {seconds / 3600:,.0f} hours {goal}.")
 
     def evaluated(self, seconds: float) -> None:
