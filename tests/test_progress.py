@@ -87,7 +87,7 @@ def test_the_hours_that_remain_are_told_once_when_a_minute_of_learning_was_measu
     told = []
     for second in range(1, 200):
         clock[0] = float(second)
-        progress.show(100 * second if second < 20 else 2_000 + 10 * (second - 20), 0, [], 0.5)
+        progress.show(100 * second if second < 10 else 1_000 + 10 * (second - 10), 0, [], 0.5)
         told.append(capsys.readouterr().out)
     progress.close()
     ((second, line),) = [(second, line) for second, line in enumerate(told, start=1) if line]

@@ -56,7 +56,7 @@ def same_memory(whole: Path, other: Path) -> None:
 def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     """Past the memory's wrap-around and across evaluations; half of the kills inside the writing of a checkpoint."""
     small, killed = replace(SMALL, steps=1_300), tmp_path / "killed"
-    whole = finish(replace(small, run_dir=tmp_path / "whole"))
+    whole = finish(replace(small, checkpoint_minutes=60.0, run_dir=tmp_path / "whole"))
     assert interrupt(replace(small, run_dir=killed), 3, np.random.default_rng(4), longest_seconds=4.0) >= 1
     assert differences(whole, killed) == []
     assert [int(row["agent_step"]) for row in rows_of(whole / "evaluations.csv")] == [600, 1_200]
@@ -87,9 +87,9 @@ def test_killed_three_times_a_run_with_every_option_ends_as_if_nothing_had_happe
 ) -> None:
     """Each kill comes when a checkpoint is there that is later than learning, a fresh head and changed priorities."""
     options = OPTIONS | OF_NETWORK[network] | {"network": network}
-    first = replace(SMALL, **options | {"reset_head_every": 0, "steps": 300, "run_dir": tmp_path / "first"})
+    first = replace(TINY, **options | {"reset_head_every": 0, "steps": 300, "run_dir": tmp_path / "first"})
     config = replace(SMALL, **options, initial_state_dict=finish(first) / "model.pt", run_dir=tmp_path / "killed")
-    whole = finish(replace(config, run_dir=tmp_path / "whole"))
+    whole = finish(replace(config, checkpoint_minutes=60.0, run_dir=tmp_path / "whole"))
     checkpoints = CheckpointFile(tmp_path / "killed")
 
     def past(agent_steps: int) -> bool:
@@ -119,7 +119,7 @@ def test_a_lengthened_run_equals_one_that_was_long_from_the_start(tmp_path: Path
 
 
 def test_a_signal_saves_and_ends_and_the_same_command_resumes(tmp_path: Path, finished: Path) -> None:
-    config = replace(TINY, run_dir=tmp_path / "run", checkpoint_minutes=60.0)
+    config = replace(TINY, run_dir=tmp_path / "run")
     command = [sys.executable, str(ROOT / "q_agent_train.py"), *flags(config)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     table = tmp_path / "run" / "games.csv"

@@ -39,7 +39,7 @@ def test_a_sweep_is_every_game_with_every_value() -> None:
     trial = SimpleNamespace(config={"game": "pong", "seed": 0, "learning_rate": "1e-3"})
     assert varied.name(trial) == "pong-seed0-learning-rate-1e-3"
     assert [run.double for run in replace(varied, vary=("double", "true", "false")).settings()] == [True, False]
-    assert len(replace(config, games=("paper49",)).settings()) == 49
+    assert len(replace(config, games=("paper49",)).roms) == 49
 
 
 @pytest.mark.parametrize(
