@@ -1,4 +1,5 @@
-# make setup: .venv with the requirements; make train, make test: the same, then the default run, or the tests.
+# make setup: .venv with the requirements; make train: the same, then the default run.
+# make test, make lint: requirements-dev.txt, too, and the tests, or ruff and mypy.
 # make test-cluster: requirements-cluster.txt, too, and the tests of sweep.py and search.py on a small cluster.
 # PYTHON=python3.12 chooses the interpreter.
 PYTHON ?= python3
@@ -8,13 +9,13 @@ setup: .venv/installed
 train: .venv/installed
 	.venv/bin/python q_agent_train.py
 
-test: .venv/installed
+test: .venv/dev
 	.venv/bin/python -m pytest tests/
 
 test-cluster: .venv/cluster
 	.venv/bin/python -m pytest tests/ -m cluster
 
-lint: .venv/installed
+lint: .venv/dev
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m mypy .
@@ -28,9 +29,14 @@ lint: .venv/installed
 	.venv/bin/python -m pip install -q -r requirements.txt
 	touch $@
 
-.venv/cluster: .venv/installed requirements-cluster.txt
+.venv/dev: .venv/installed requirements-dev.txt
+	rm .venv/installed
+	.venv/bin/python -m pip install -q -r requirements-dev.txt
+	touch .venv/installed $@
+
+.venv/cluster: .venv/dev requirements-cluster.txt
 	rm .venv/installed
 	.venv/bin/python -m pip install -q -r requirements-cluster.txt
-	touch .venv/installed $@
+	touch .venv/installed .venv/dev $@
 
 .PHONY: setup train test test-cluster lint

@@ -1,4 +1,4 @@
-"""What every room knows: sizes and rates, what a step is, the names of games, the paper's scores."""
+"""What every module knows: sizes and rates, what a step is, the names of games, the paper's scores."""
 
 import csv
 import functools
@@ -17,14 +17,14 @@ FRAMES_PER_SECOND = 60  # the emulator's
 FRAMES_PER_MINUTE = 60 * FRAMES_PER_SECOND
 MAX_EMULATOR_SEED = 2**31 - 2**16  # ale-py's seeds have 31 bits, and environment i gets seed + i
 
-MAX_FRAMES_PER_STEP = FRAMES_PER_SECOND  # nobody decides more seldom than once a second
+MAX_FRAMES_PER_STEP = FRAMES_PER_SECOND  # one decision a second is the slowest play
 
 DATA = Path(__file__).parent / "data"
 
 
 @dataclass(frozen=True)
 class GameOptions:
-    """How a game is played; the defaults are the paper's. A state dict tells in what its own differ from them.
+    """How a game is played; the defaults are the paper's. A state dict holds those that differ.
 
     actions: names of those allowed, in the order of the network's outputs; none: all that the game knows.
     """
@@ -42,7 +42,7 @@ class GameOptions:
 PAPER_OPTIONS = GameOptions()
 PAPER_MINUTES = 5  # the limit of each game in the paper's evaluation ...
 LONG_MINUTES = 30  # ... and in later work, where the human has other scores
-PAPER49 = "paper49"  # stands for all games of the paper
+PAPER49 = "paper49"  # means all games of the paper
 
 
 @dataclass

@@ -25,7 +25,7 @@ class Hyperparameters:
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     """Seed of the weights, the exploration, the sampling and the emulators."""
     num_envs: Annotated[int, Bounds(1, MAX_ENVS)] = 32
-    """Games played side by side. The paper plays 1; the ratio of updates to agent steps is the same for any number."""
+    """Games played in parallel. The paper plays 1; the ratio of updates to agent steps is the same for any number."""
     frames_per_step: Annotated[int, Bounds(1, MAX_FRAMES_PER_STEP)] = 4
     """Frames for which an action is repeated; an agent step has so many (run_gpu: actrep)."""
     actions: tuple[str, ...] = ()
@@ -147,12 +147,12 @@ class Hyperparameters:
 
     @property
     def rom(self) -> str:
-        """The ROM that the game's name means; raises `UsageError` when there is none."""
+        """The ROM that the game's name means; raises `UsageError` for an unknown one."""
         return rom_name(self.game)
 
     @property
     def rules(self) -> GameOptions:
-        """How the game is played; a state dict of the network knows it, too."""
+        """How the game is played; a state dict of the network holds it, too."""
         return GameOptions(self.frames_per_step, tuple(self.actions), self.sticky_actions)
 
     @property
@@ -161,24 +161,26 @@ class Hyperparameters:
         return Architecture(self.network, self.dueling, self.separable, self.distributional)
 
     def check(self) -> None:
-        """Raise `UsageError` for a value that cannot be."""
+        """Raise `UsageError` for a value that is not allowed, alone or with the others."""
         check_bounds(self)
         if self.replay_start_size < self.num_envs * self.n_steps:
-            least = f"at least {self.n_steps} step(s) of each environment, {self.num_envs * self.n_steps}"
-            raise UsageError(f"--replay-start-size {self.replay_start_size} cannot be: it must be {least}")
+            least = f"at least {self.num_envs * self.n_steps}, --n-steps {self.n_steps} of each environment"
+            raise UsageError(f"--replay-start-size must be {least}, got {self.replay_start_size}")
         if self.epsilon_end > self.epsilon_start:
-            raise UsageError(f"--epsilon-end {self.epsilon_end} lies above --epsilon-start {self.epsilon_start}")
+            raise UsageError(
+                f"--epsilon-end must be at most --epsilon-start {self.epsilon_start}, got {self.epsilon_end}"
+            )
         if (self.learning_rate_end is None) != (self.learning_rate_steps is None):
-            raise UsageError("--learning-rate-end and --learning-rate-steps belong together; give both or neither")
+            raise UsageError("--learning-rate-end and --learning-rate-steps need each other; give both or neither")
         if (self.n_steps_end is None) != (self.n_steps_steps is None):
-            raise UsageError("--n-steps-end and --n-steps-steps belong together; give both or neither")
+            raise UsageError("--n-steps-end and --n-steps-steps need each other; give both or neither")
         if self.n_steps_end is not None and self.n_steps_end >= self.n_steps:
-            raise UsageError(f"--n-steps-end {self.n_steps_end} must be below --n-steps {self.n_steps}")
+            raise UsageError(f"--n-steps-end must be below --n-steps {self.n_steps}, got {self.n_steps_end}")
         self._check_companions()
         choose_actions(self.rom, self.rules.actions)
 
     def _check_companions(self) -> None:
-        """Raise `UsageError` for a flag that would do nothing, for want of the one that it belongs to."""
+        """Raise `UsageError` for a flag that has no effect, for want of the one that it belongs to."""
         rmsprop = self.optimizer == "rmsprop"
         needs: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
             ("--prioritized", self.prioritized, ("priority_exponent", "importance_exponent", "importance_steps")),
@@ -191,4 +193,4 @@ class Hyperparameters:
             for name in names:
                 if not is_there and getattr(self, name) != defaults[name]:
                     usual = f"--no-{name}" if defaults[name] is False else f"{flag(name)} {defaults[name]}"
-                    raise UsageError(f"{flag(name)} does nothing without {companion}; add that, or type {usual}")
+                    raise UsageError(f"{flag(name)} needs {companion}; add that, or type {usual}")

@@ -1,6 +1,6 @@
 """Search for constants with Optuna, every trial a training run, in parallel on Ray: python search.py --help"""
 
-from runtime.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
+from runtime.exits import RunError, UsageError, exit_with  # isort: skip  # first: runtime/ says which Python is needed
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,17 @@ from runtime.flags import Bounds, Count
 from runtime.run_config import RunConfig, arguments_for, with_arguments
 
 STAGES = 5  # a trial is scored at each fifth of its agent steps ...
-PRUNED_FROM = 3  # ... and may be given up from this one on: before it most are near random play
-LOGARITHMIC_FROM = 30  # a range that spans such a factor is searched by its logarithm
-SYNTAX = "--over wants a range or choices for each flag: learning-rate=0.00003..0.001 optimizer=rmsprop,adam"
+PRUNED_FROM = 3  # ... and may be stopped from this one on: before it most are near the random agent's score
+LOGARITHMIC_FROM = 30  # a range that spans this factor is searched by its logarithm
+SYNTAX = "--over needs a range or choices for each flag, as in learning-rate=0.00003..0.001 optimizer=rmsprop,adam"
 
 
 @dataclass
 class SearchConfig(TrainingFlags):
     """Search for the constants with the best score, by trials: training runs, each scored by the paper's protocol.
 
-    A trial is scored at each fifth of its agent steps; from the third on, behind its warm-up, it is given up where it
-    is worse than most. Of several games the mean of the normalised scores counts. Stopped or killed, the same command
+    A trial is scored at each fifth of its agent steps; from the third on, after its warm-up, it is stopped where it is
+    worse than most. With several games the mean of the normalised scores counts. Stopped or killed, the same command
     resumes it. The other flags hold for all trials.
     """
 
@@ -35,7 +35,7 @@ class SearchConfig(TrainingFlags):
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     """Seed of the search, and of the run of each trial."""
     trials: Count = 40
-    """Trials, those that are given up among them."""
+    """Trials, including those that are stopped early."""
 
     def spaces(self) -> tuple[dict[str, Any], list[RunConfig]]:
         """Tune's domain for each flag of --over, and the runs at its corners; raises `UsageError` for a wrong one."""
@@ -48,13 +48,13 @@ class SearchConfig(TrainingFlags):
             name, _, space = each.lstrip("-").partition("=")
             name, texts = name.replace("-", "_"), space.split(".." if ".." in space else ",")
             if name not in VARIED or name in domains or len({*texts}) < max(2, len(texts)):
-                raise UsageError(f"{SYNTAX}; '{each}' is not one, or its flag comes twice or cannot be searched")
+                raise UsageError(f"{SYNTAX}, got '{each}', or its flag is there twice or is not a hyperparameter")
             values = [getattr(self.with_values("Breakout", {name: text}), name) for text in texts]
             domains[name], ends[name] = tune.choice(texts), texts
             if ".." in space:
                 low, high, kind = values[0], values[-1], type(values[0])
                 if kind not in kinds or len(values) > 2 or low >= high:
-                    raise UsageError(f"{SYNTAX}; '{each}' is not a range from a number to a larger one")
+                    raise UsageError(f"{SYNTAX}; a range goes from a number to a larger one, got '{each}'")
                 draw = kinds[kind][low > 0 and high / low >= LOGARITHMIC_FROM]
                 domains[name], ends[name] = draw(low, high + (kind is int)), values
         corners = [dict(zip(ends, corner, strict=True)) for corner in itertools.product(*ends.values())]
@@ -66,8 +66,8 @@ class SearchConfig(TrainingFlags):
 
     def with_values(self, rom: str, values: dict[str, Any]) -> RunConfig:
         """The config of a trial's run; raises `UsageError` for a value of another type than its flag's."""
-        words = [word for name, value in values.items() for word in arguments_for(name, str(value))]
-        return with_arguments(self.run(rom, self.seed), words, "--over")
+        arguments = [each for name, value in values.items() for each in arguments_for(name, str(value))]
+        return with_arguments(self.run(rom, self.seed), arguments, "--over")
 
 
 def search(config: SearchConfig) -> Path:
@@ -75,7 +75,7 @@ def search(config: SearchConfig) -> Path:
     require("ray", "optuna")
     (domains, corners), roms = config.spaces(), config.roms
     if len(roms) > 1 and (lacking := [rom for rom in roms if paper_scores(rom) is None]):
-        raise UsageError(f"--games: {lacking[0]} has no score in the paper to be normalised by; search it alone")
+        raise UsageError(f"--games: {lacking[0]} has no score in the paper to normalise by; search it alone")
     with locked(config, "search.json") as file:
         from cluster.tuning import run_all, search_tools
 
@@ -91,7 +91,7 @@ def search(config: SearchConfig) -> Path:
 
 
 def report(config: SearchConfig, folder: Path, results: list[Any]) -> None:
-    """Write the best of the trials that were not given up as a config, and draw Optuna's pictures of the study."""
+    """Write the best of the trials that were not stopped as a config, and draw Optuna's pictures of the study."""
     import matplotlib as mpl
     import optuna
 

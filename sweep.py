@@ -1,6 +1,6 @@
 """Train games x seeds, on this machine or on a Ray cluster, and score every network: python sweep.py --help"""
 
-from runtime.exits import RunError, UsageError, exit_with  # isort: skip  # first: Ctrl-C is one line now
+from runtime.exits import RunError, UsageError, exit_with  # isort: skip  # first: runtime/ says which Python is needed
 import csv
 import json
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ from runtime.run_config import RunConfig, arguments_for, with_arguments
 @dataclass
 class SweepConfig(TrainingFlags):
     """Train games x seeds, each a run in a folder of its own, and score their networks by the paper's protocol.
-
     Stopped or killed, the same command resumes it. The other flags are those of q_agent_train.py, for all runs.
     """
 
@@ -34,12 +33,12 @@ class SweepConfig(TrainingFlags):
         """The config of each game's first run with each varied value; raises `UsageError` for one that is wrong."""
         values, configs = self.vary[1:], []
         if self.vary and len({*values}) < max(2, len(values)):
-            raise UsageError("--vary needs a flag and two or more values: --vary learning-rate 0.0001 0.00025")
+            raise UsageError("--vary needs a flag and two or more values, as in --vary learning-rate 0.0001 0.00025")
         if self.varied in vars(self) and self.varied not in VARIED:
-            raise UsageError(f"--vary {self.vary[0]}: runs of one sweep all have the same; vary what is learned with")
-        for words in [arguments_for(self.varied, value) for value in values] or [[]]:
+            raise UsageError(f"--vary {self.vary[0]} is the same for all runs of a sweep; vary a hyperparameter")
+        for arguments in [arguments_for(self.varied, value) for value in values] or [[]]:
             for rom in self.roms:
-                configs.append(with_arguments(self.run(rom, 0), words, "--vary"))
+                configs.append(with_arguments(self.run(rom, 0), arguments, "--vary"))
                 configs[-1].check()
                 configs[-1].check_new()
         return configs

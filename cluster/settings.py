@@ -30,7 +30,7 @@ class TrainingFlags(RunConfig):
 
     game: str = ""
     games: tuple[str, ...] = ()  # type: ignore[assignment]  # of a run it is a number; these runs end at their steps
-    """The games, by any of their names; paper49 stands for the 49 of the paper."""
+    """The games, by any of their names; paper49 means the 49 of the paper."""
     run_dir: Path | None = None
     """Folder of all runs: a new one, or one to resume."""
     address: str | None = None
@@ -56,7 +56,7 @@ class TrainingFlags(RunConfig):
 
 
 def command_line(kind: type[Flags]) -> Flags:
-    """The flags that the command line means; what is not typed is as the --config file says."""
+    """The flags that the command line means; what is not typed is taken from the --config file."""
     groups = {"runs": ("games", *kind.__annotations__, "run_dir", "config", "initial_state_dict", "steps")}
     groups["machines"] = ("address", "cpus_per_run", "gpus_per_run", "device", "deterministic")
     for heading in [*FLAGS][1:]:
@@ -89,7 +89,7 @@ def locked(config: TrainingFlags, name: str) -> Iterator[Path]:
     try:
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         if there - {"lock", f".{name}.tmp"} and name not in there:
-            raise UsageError(f"{folder} is neither new nor empty, and holds no {name}; choose another --run-dir")
+            raise UsageError(f"{folder} holds other files and no {name}; choose another --run-dir")
         lock = lock_folder(folder)
         now, was = (json.loads(each) for each in (text, (folder / name).read_text() if name in there else text))
         now, was = now["run"] | now, was["run"] | was

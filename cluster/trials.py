@@ -40,7 +40,7 @@ def run_trial(trial: dict[str, Any]) -> None:
 
 
 def train_and_score(run: Path, config: dict[str, Any], networks: list[str], scored: Path) -> None:
-    """Train a run as its config says, or resume it, and have its networks scored by the paper's protocol."""
+    """Train a run with its config, or resume it, and have its networks scored by the paper's protocol."""
     file = run.parent / "configs" / f"{run.name}.json"
     write_text(file, json.dumps(config))
     run_script(run, "q_agent_train.py", "--run-dir", str(run), "--config", str(file))

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-# No word to Ray's makers; a table of chosen columns, and no files of them; Ctrl-C as everywhere.
+# No usage reports to Ray's makers; a table of chosen columns, and no files of them; Ctrl-C as everywhere.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 # Else Ray kills a training with its driver, before it saves. A cluster that is started elsewhere does not see it.
@@ -22,7 +22,7 @@ from runtime.devices import available_bytes, choose_device, usable_cores
 from runtime.exits import UsageError
 from runtime.memory_size import BYTES_PER_TRANSITION
 
-PROCESS_BYTES = 700_000_000  # of a training, beside its replay memory
+PROCESS_BYTES = 700_000_000  # of a training, without its replay memory
 CONNECT_SECONDS, MAX_FAILURES = 20, 2  # a run that fails is tried so many times more
 
 
@@ -37,7 +37,7 @@ def connect(address: str | None) -> None:
         try:
             subprocess.run(command, capture_output=True, timeout=CONNECT_SECONDS, check=True)
         except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-            what = f"--address {address}: no Ray cluster answers there within {CONNECT_SECONDS} seconds"
+            what = f"no Ray cluster answers at --address {address} within {CONNECT_SECONDS} seconds"
             raise UsageError(f"{what}; ray start begins one, and prints its address") from None
     ray.init(address=address or "local", **options)
 
@@ -51,21 +51,21 @@ def resources(config: TrainingFlags, replay_size: int) -> dict[str, float]:
     memory = 2 * PROCESS_BYTES if gpus else PROCESS_BYTES + replay_size * BYTES_PER_TRANSITION
     needs = {"CPU": config.cpus_per_run, "GPU": gpus, "memory": float(memory)}
     if gpus % 1 * (gpus > 1) or not any(all(node.get(name, 0) >= needs[name] for name in needs) for node in nodes):
-        words = f"{config.cpus_per_run:g} cores, {gpus:g} GPUs and {memory / 1e9:.1f} GB of memory"
-        raise UsageError(f"no node has room for a run, which needs {words}; a smaller --replay-size needs less")
+        what = f"{config.cpus_per_run:g} cores, {gpus:g} GPUs and {memory / 1e9:.1f} GB of memory"
+        raise UsageError(f"no node has room for a run, which needs {what}; choose a smaller --replay-size")
     return needs
 
 
-def search_tools(folder: Path, seed: int, behind: int) -> dict[str, Any]:
-    """For Tune: Optuna's study as the search algorithm, and what gives trials up from the stage `behind` on."""
+def search_tools(folder: Path, seed: int, first_stage: int) -> dict[str, Any]:
+    """For Tune: Optuna's study as the search algorithm, and what stops trials from the stage `first_stage` on."""
     import optuna
     from ray.tune.schedulers import MedianStoppingRule
     from ray.tune.search.optuna import OptunaSearch
 
-    warnings.simplefilter("ignore")  # Optuna's, of its pictures and of what a trial reports again behind a restart
+    warnings.simplefilter("ignore")  # Optuna's, of its pictures and of what a trial reports again after a restart
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
     # No trial pauses for others, because Tune would begin it anew.
-    rule: dict[str, Any] = {"grace_period": behind, "min_samples_required": 5, "min_time_slice": float("inf")}
+    rule: dict[str, Any] = {"grace_period": first_stage, "min_samples_required": 5, "min_time_slice": float("inf")}
     scheduler = MedianStoppingRule("training_iteration", **rule)
     named = {"trial_name_creator": lambda trial: f"trial-{trial.trial_id}", "metric": "score", "mode": "max"}
     return {"search_alg": OptunaSearch(storage=storage, study_name="search", seed=seed), "scheduler": scheduler} | named
@@ -92,4 +92,4 @@ def run_all(config: TrainingFlags, folder: Path, replay_size: int, space: dict[s
     results = [grid[number] for number in range(len(grid))]
     whys = {Path(one.path).name: str(one.error).split("RuntimeError: ")[-1].strip() for one in results if one.error}
     named = "; ".join(f"{name} ({why})" for name, why in whys.items())
-    return results, f"{len(whys)} of {len(results)} failed: {named}; the same command tries again" if whys else ""
+    return results, f"{len(whys)} of {len(results)} failed: {named}; the same command retries them" if whys else ""

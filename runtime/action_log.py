@@ -59,7 +59,7 @@ class ActionLog:
 def play_again(
     log: ActionLog, games: AtariGames, memory: ReplayMemory, watch: Callable[[int], bool] = lambda steps: True
 ) -> bool:
-    """Fill an empty memory with what the log's actions lead to; False as soon as `watch` says so.
+    """Fill an empty memory with what the log's actions lead to; False as soon as `watch` returns False.
 
     After each step `watch` is told how many agent steps it was.
     """

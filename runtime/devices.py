@@ -26,7 +26,7 @@ def tune_allocator() -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that --device names; raises `UsageError` when it is not there."""
+    """The device that --device names; raises `UsageError` when this machine lacks it."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, available in there.items() if available)
@@ -34,12 +34,12 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    usable = ", ".join(kind for kind, available in there.items() if available)
+    usable = " or ".join(kind for kind, available in there.items() if available)
     if device is None or not there.get(device.type, False):
-        raise UsageError(f"--device {name} is not there; this machine has: {usable}")
+        raise UsageError(f'this machine has no device "{name}"; choose --device {usable}')
     if device.type == "cuda":
         if (count := torch.cuda.device_count()) <= (device.index or 0):
-            raise UsageError(f"--device {name} is not there; this machine has {count} CUDA device(s)")
+            raise UsageError(f'this machine has no device "{name}"; it has {count} CUDA device(s), from cuda:0 on')
         device = torch.device("cuda", device.index or 0)  # set_device refuses one without an index
         torch.cuda.set_device(device)  # streams and graphs are the current device's
         torch.backends.cudnn.allow_tf32 = False  # the paper's arithmetic is float32; convolutions would round to tf32
@@ -49,7 +49,7 @@ def choose_device(name: str) -> torch.device:
 def frames_device(device: torch.device) -> torch.device:
     """Where the frames of a memory for `device` live.
 
-    On MPS index_select reads zeros beyond 2**31 elements, 304,000 frames, without a word (pytorch#188756, mended in
+    On MPS index_select reads zeros beyond 2**31 elements, 304,000 frames, without an error (pytorch#188756, fixed in
     2.14): there the host, whose memory an Apple GPU shares, keeps and gathers them.
     """
     return torch.device("cpu") if device.type == "mps" else device
@@ -58,33 +58,33 @@ def frames_device(device: torch.device) -> torch.device:
 def upload(device: torch.device, **arrays: np.ndarray) -> dict[str, torch.Tensor]:
     """Arrays of the host on a device, by name: on the CPU the same memory, to a GPU in one transfer, not waited for.
 
-    The staging memory is pinned, so that the host goes on at once; PyTorch keeps it until the transfer is over.
+    The staging memory is pinned, so that the host continues at once; PyTorch keeps it until the transfer is over.
     """
     if device.type != "cuda" or not arrays:
         return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-    staging, places = pack(arrays, pin_memory=True)
-    return unpack(staging.to(device, non_blocking=True), places)
+    staging, layout = pack(arrays, pin_memory=True)
+    return unpack(staging.to(device, non_blocking=True), layout)
 
 
-Places = dict[str, tuple[int, torch.dtype, tuple[int, ...]]]  # where an array begins, its type, its shape
+Layout = dict[str, tuple[int, torch.dtype, tuple[int, ...]]]  # offset, type and shape of each array
 
 
-def pack(arrays: dict[str, np.ndarray], *, pin_memory: bool) -> tuple[torch.Tensor, Places]:
-    """One uint8 tensor with the bytes of all arrays, each at a multiple of 8, and where each lies."""
-    tensors, places, size = {name: torch.from_numpy(array) for name, array in arrays.items()}, {}, 0
+def pack(arrays: dict[str, np.ndarray], *, pin_memory: bool) -> tuple[torch.Tensor, Layout]:
+    """One uint8 tensor with the bytes of all arrays, each at a multiple of 8, and their layout in it."""
+    tensors, layout, size = {name: torch.from_numpy(array) for name, array in arrays.items()}, {}, 0
     for name, tensor in tensors.items():
-        places[name] = size, tensor.dtype, tuple(tensor.shape)
+        layout[name] = size, tensor.dtype, tuple(tensor.shape)
         size += -(-tensor.nbytes // 8) * 8
     packed = torch.empty(size, dtype=torch.uint8, pin_memory=pin_memory)
-    for name, view in unpack(packed, places).items():
+    for name, view in unpack(packed, layout).items():
         view.copy_(tensors[name])
-    return packed, places
+    return packed, layout
 
 
-def unpack(packed: torch.Tensor, places: Places) -> dict[str, torch.Tensor]:
+def unpack(packed: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
     """What `pack` packed, as views of its bytes on whatever device they now are."""
     views = {}
-    for name, (begin, dtype, shape) in places.items():
+    for name, (begin, dtype, shape) in layout.items():
         size = math.prod(shape) * dtype.itemsize
         views[name] = packed[begin : begin + size].view(dtype).view(shape)
     return views
@@ -101,9 +101,9 @@ def set_up_torch(deterministic: bool) -> None:
 
 
 def threads_wanted() -> int:
-    """The number of threads that OMP_NUM_THREADS asks for; 0 where it says nothing."""
-    words = os.environ.get("OMP_NUM_THREADS", "")
-    return int(words) if words.isdigit() else 0
+    """The number of threads that OMP_NUM_THREADS asks for; 0 without it."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    return int(text) if text.isdigit() else 0
 
 
 def bfloat16_instructions(device: torch.device) -> list[str]:
@@ -114,18 +114,14 @@ def bfloat16_instructions(device: torch.device) -> list[str]:
     return [name for name in ("avx512_bf16", "amx_bf16", "bf16") if there.get(name)]
 
 
-def platform_fingerprint(device: torch.device, precision: str = "float32") -> list[Any]:
-    """What the bits of a run depend on besides its config, as far as a program can know it."""
+def platform_fingerprint(device: torch.device, precision: str = "float32") -> dict[str, Any]:
+    """What the bits of a run depend on in addition to its config, as far as a program can know it."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     kernels = torch.backends.cpu.get_cpu_capability()
     if precision == "bfloat16":
         kernels = " ".join([kernels, *bfloat16_instructions(device)])
-    return [device.type, gpu, kernels, torch.get_num_threads(), str(torch.__version__)]
-
-
-def threads_of(machine: list[Any]) -> int:
-    """The number of threads in what `platform_fingerprint` said when a checkpoint was written."""
-    return machine[3] if len(machine) == 5 and isinstance(machine[3], int) else 0
+    threads = torch.get_num_threads()
+    return {"device": device.type, "gpu": gpu, "kernels": kernels, "threads": threads, "torch": str(torch.__version__)}
 
 
 def available_bytes(device: torch.device) -> int:

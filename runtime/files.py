@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from runtime.exits import RunError, UsageError, is_out_of_memory
 from runtime.tables import COLUMNS
 
-OF_RUNS = ("config.json", *COLUMNS)  # which no output may replace
+OF_RUNS = ("config.json", *COLUMNS)  # no output replaces these
 
 
 def check_output(path: Path, suffix: str) -> None:
@@ -24,7 +24,7 @@ def check_output(path: Path, suffix: str) -> None:
     if path.suffix != suffix:
         raise UsageError(f"{path} must end in {suffix}")
     if path.name in OF_RUNS:
-        raise UsageError(f"{path} is the name of a run's own file; choose another")
+        raise UsageError(f"{path.name} is the name of a run's own file; choose another name than {path}")
     _check_parent(path)
     if os.path.isdir(path):
         raise UsageError(f"{path} is a folder; name a file in it")
@@ -38,9 +38,9 @@ def check_output(path: Path, suffix: str) -> None:
 
 
 def check_new_folder(path: Path) -> None:
-    """Raise `UsageError` unless `path` can become a folder of new files: it is not there yet, or an empty folder.
+    """Raise `UsageError` unless `path` can become a folder of new files: it does not exist yet, or is empty.
 
-    Called before the work starts: what `making_folder` will do at the end is done once, with nothing in it.
+    Called before the work starts: what `making_folder` will do at the end is tried once, with nothing in it.
     """
     _check_parent(path)
     was_there = os.path.lexists(path)
@@ -61,7 +61,7 @@ def _check_parent(path: Path) -> None:
 # No library that is kept up does this with the folder synced.
 @contextmanager
 def replacing(path: Path, mark: str = "") -> Iterator[Path]:
-    """A temporary file beside `path` to fill in the block; after it, it is synced and becomes `path`.
+    """A temporary file next to `path` to fill in the block; after it, it is synced and becomes `path`.
 
     Whenever the process dies, `path` holds its old content or its new one, whole; a block that raises leaves the old
     one and nothing else. `mark` keeps apart what several processes write. Raises `OSError`.
@@ -72,7 +72,7 @@ def replacing(path: Path, mark: str = "") -> Iterator[Path]:
         sync(temporary)
         os.replace(temporary, path)
     except BaseException:
-        with suppress(OSError):  # where nothing can be written, the first error is the one to hear of
+        with suppress(OSError):  # where nothing can be written, the first error is the one to report
             temporary.unlink()
         raise
     if os.name == "posix":  # Windows opens no folder
@@ -91,7 +91,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def making_folder(path: Path) -> Iterator[Path]:
-    """`replacing` for a folder: a temporary one beside `path`, which takes the place of none or of an empty one."""
+    """`replacing` for a folder: a temporary one next to `path`, which replaces none or an empty one."""
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     temporary.mkdir()
     try:
@@ -117,13 +117,13 @@ def failing_clearly(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing_output(path: Path) -> Iterator[Path]:
-    """`replacing` for a file that the user asked for, behind `check_output`: raises `RunError` where it fails."""
+    """`replacing` for a file that the user asked for, after `check_output`; raises `RunError` where it fails."""
     with failing_clearly(path), replacing(path, f".{os.getpid()}") as temporary:
         yield temporary
 
 
 def lock_folder(path: Path) -> AbstractContextManager[object]:
-    """Make a folder where none is, and hold it, alone, until the block of what is returned ends, or the process.
+    """Make a folder where none is, and lock it until the block of the returned context ends, or the process.
 
     Raises `OSError`, and `UsageError` where another process holds it.
     """

@@ -1,26 +1,24 @@
-"""Flags: how a dataclass becomes a command line, the bounds of its values, and one wording for every refusal."""
+"""Flags: how a dataclass becomes a command line, and which values its fields may have."""
 
 import contextlib
 import dataclasses
-import difflib
+import inspect
 import math
 import numbers
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
-from tyro import _errors  # not public, but the one place that tells an error from its picture; tyro is pinned
-from tyro._docstrings import get_field_docstring
 
 from runtime.exits import UsageError
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Which finite numbers a flag may be, beside its type: `Annotated[int, Bounds(1, 256)]`."""
+    """Which finite numbers a flag may be: `Annotated[int, Bounds(1, 256)]`."""
 
     low: float
     high: float = math.inf
@@ -33,11 +31,10 @@ class Bounds:
         return abs(value) < math.inf and above and below
 
     def __str__(self) -> str:
+        low = f"{'at least' if self.with_low else 'above'} {self.low}"
         if self.high == math.inf:
-            return f"{self.low} or more" if self.with_low else f"a finite number above {self.low}"
-        if self.with_low:
-            return f"from {self.low} to {'' if self.with_high else 'below '}{self.high}"
-        return f"above {self.low} and {'at most' if self.with_high else 'below'} {self.high}"
+            return low
+        return f"{low} and {'at most' if self.with_high else 'below'} {self.high}"
 
 
 MOST = 10**15  # of anything that is counted: what NumPy, torch and a clock still take
@@ -58,31 +55,26 @@ def check_bounds(config: Any) -> None:
 
     A command line gives the right types; a notebook or a file may not.
     """
-    check_types(config)
-    for name, hint in get_type_hints(type(config), include_extras=True).items():
-        value = getattr(config, name)
-        for mark in getattr(hint, "__metadata__", ()):
-            if isinstance(mark, Bounds) and value is not None and not mark.hold(value):
-                raise UsageError(f"{flag(name)} {value} cannot be: it must be {mark}")
-
-
-def check_types(config: Any) -> None:
-    """Raise `UsageError` for the first flag of a config dataclass that has another type; numbers are taken as meant."""
     take_numbers_as_meant(config)
-    secret = {field.name for field in dataclasses.fields(config) if not field.repr}
-    for name, kind in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        may_be_none = value is None and type(None) in get_args(kind)
-        if not may_be_none and (fault := _type_fault(value, _without_none(kind))):
-            shown = "of another type" if name in secret else f"{value!r:.50}"
-            raise UsageError(f"{flag(name)} {shown} cannot be: it must be {fault}")
+    kinds, marked = get_type_hints(type(config)), get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        value, kind = getattr(config, field.name), kinds[field.name]
+        if value is None and type(None) in get_args(kind):
+            continue
+        expected = _other_type(value, _without_none(kind))
+        for mark in getattr(marked[field.name], "__metadata__", ()):
+            if expected is None and isinstance(mark, Bounds) and not mark.hold(value):
+                expected = str(mark)
+        if expected:
+            got = f", got {value!r:.50}" if field.repr else ""  # else it is a secret
+            raise UsageError(f"{flag(field.name)} must be {expected}{got}")
 
 
-_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
 
-def _type_fault(value: Any, kind: Any) -> str | None:
-    """What a value of this type must be, where this one is not; None where it is."""
+def _other_type(value: Any, kind: Any) -> str | None:
+    """What a value of this type would be, where this one has another; None where it has this type."""
     if get_origin(kind) is Literal:
         return None if value in get_args(kind) else f"one of {', '.join(map(str, get_args(kind)))}"
     if get_origin(kind) is tuple and get_args(kind)[0] is str:
@@ -103,7 +95,7 @@ def take_numbers_as_meant(config: Any) -> None:
     for name, hint in get_type_hints(type(config)).items():
         value, kind = getattr(config, name), _without_none(hint)
         if kind in (int, float) and isinstance(value, numbers.Real) and not isinstance(value, bool):
-            with contextlib.suppress(OverflowError, ValueError):  # what is no finite number stays as it is
+            with contextlib.suppress(OverflowError, ValueError):  # NaN and infinity stay as they are
                 if kind(value) == value:
                     setattr(config, name, kind(value))
 
@@ -113,16 +105,17 @@ def parse(
     *,
     default: Config | None = None,
     groups: Mapping[str, Sequence[str]] = {},
-    words: Sequence[str] | None = None,
+    arguments: Sequence[str] | None = None,
+    about: str | None = None,
 ) -> Config:
-    """The config dataclass that the command line, or `words`, describes; raises `UsageError` where it describes none.
+    """The config dataclass that the command line, or `arguments`, describes; tyro ends the process where it is wrong.
 
-    groups: heading to fields, all of them, for --help; without, they stand in one box.
+    groups: heading to fields, all of them, for --help; without, they stand in one box. about: what --help begins with.
     """
-    with clear_errors(kind):
-        if not groups:
-            return tyro.cli(kind, args=words) if default is None else tyro.cli(kind, args=words, default=default)
-        values = tyro.cli(_in_groups(kind, default, groups), config=(tyro.conf.OmitArgPrefixes,))
+    more: dict[str, Any] = {"args": arguments, "registry": NUMBERS, "description": about}
+    if not groups:
+        return tyro.cli(kind, **more) if default is None else tyro.cli(kind, default=default, **more)
+    values = tyro.cli(_in_groups(kind, default, groups), config=(tyro.conf.OmitArgPrefixes,), **more)
     return kind(**{name: getattr(getattr(values, group), name) for group in groups for name in groups[group]})
 
 
@@ -130,10 +123,12 @@ def _in_groups(kind: type[Any], default: Any, groups: Mapping[str, Sequence[str]
     # tyro makes a box of each dataclass inside a dataclass, so the flat one is taken apart for it.
     hints: dict[str, Any] = get_type_hints(kind, include_extras=True)
     defaults = kind() if default is None else default
+    docs: dict[str, str] = {}
+    for each in kind.__mro__[-2::-1]:  # the string below a field, which Python itself does not keep
+        docs |= dict(re.findall(r'^    (\w+): .*\n    """((?s:.*?))"""', inspect.getsource(each), re.MULTILINE))
 
     def in_group(name: str) -> tuple[str, Any, Any]:
-        helped = tyro.conf.arg(help=get_field_docstring(kind, name, ()))
-        described: Any = Annotated[hints[name], helped]
+        described: Any = Annotated[hints[name], tyro.conf.arg(help=" ".join(docs[name].split()))]
         return name, described, dataclasses.field(default=getattr(defaults, name))
 
     boxes = {group: dataclasses.make_dataclass(group, map(in_group, names)) for group, names in groups.items()}
@@ -145,59 +140,27 @@ def _in_groups(kind: type[Any], default: Any, groups: Mapping[str, Sequence[str]
     return whole
 
 
-@contextlib.contextmanager
-def clear_errors(*kinds: type[Any]) -> Iterator[None]:
-    """Let tyro, in the block, take 1e6 as a whole number and say in one line, as a `UsageError`, what is wrong.
-
-    kinds: the config dataclasses whose flags may be meant by a misspelt one.
-    """
-    flags = sorted({flag(field.name) for kind in kinds for field in dataclasses.fields(kind)})
-    with _REGISTRY, _errors.on_parse_error(lambda error: _refuse(error, flags)):
-        yield
+NUMBERS = tyro.constructors.ConstructorRegistry()  # lets tyro take 1e6 as a whole number
 
 
-def _refuse(error: _errors.ParseErrorEvent, flags: list[str]) -> None:
-    tokens = getattr(error, "tokens", None) or getattr(error, "unrecognized_tokens", [])
-    tokens = [re.sub("://.*", "://...", token) for token in tokens]  # the address of a webhook is a secret
-    missing = [argument.arg.display_name() for argument in getattr(error, "missing_arguments", [])]
-    if unknown := [token for token in tokens if token.startswith("-")]:
-        near = difflib.get_close_matches(flag(unknown[0].split("=")[0].lstrip("-")), flags, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
-        raise UsageError(f"{unknown[0]} is no flag here; {hint}")
-    if tokens:
-        hint = f"is it meant for {missing[0]}?" if missing else "--help lists the flags"
-        raise UsageError(f"'{tokens[0]}' belongs to no flag; {hint}")
-    if missing:
-        raise UsageError(f"{', '.join(missing)} is missing; --help says what it is")
-    argument = getattr(error, "argument", None)
-    name = f"{argument.display_name()}: " if argument else ""
-    if isinstance(error, _errors.InvalidChoice):
-        raise UsageError(f"{name}'{error.value}' cannot be chosen; there are {', '.join(error.choices)}")
-    reason = " ".join(str(getattr(error, "message", "it needs a value")).split())
-    raise UsageError(f"{name}{reason}; --help says what can be given")
-
-
-_REGISTRY = tyro.constructors.ConstructorRegistry()
-
-
-@_REGISTRY.primitive_rule
-def _numbers(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+@NUMBERS.primitive_rule
+def _number_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
     kind = info.type
-    if kind not in (int, float):
+    if kind is not int:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar=kind.__name__.upper(),
-        instance_from_str=lambda words: _number(words[0], kind),
-        is_instance=lambda value: isinstance(value, kind),
+        metavar="INT",
+        instance_from_str=lambda texts: _whole_number(texts[0]),
+        is_instance=lambda value: isinstance(value, int),
         str_from_instance=lambda value: [str(value)],
     )
 
 
-def _number(word: str, kind: type[float]) -> float:
+def _whole_number(text: str) -> int:
     with contextlib.suppress(ValueError):
-        return kind(word)
+        return int(text)
     with contextlib.suppress(ValueError, OverflowError):
-        if int(float(word)) == float(word):
-            return int(float(word))
-    raise ValueError(f"'{word}' is not {_NAMES[kind]}")
+        if int(float(text)) == float(text):
+            return int(float(text))
+    raise ValueError(f"'{text}' is not a whole number")

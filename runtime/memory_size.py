@@ -10,29 +10,29 @@ BYTES_PER_TRANSITION = FRAME_SIZE * FRAME_SIZE + 1 + 4 + 1 + 1  # frame, action,
 
 
 def minimum_rows(n_steps: int) -> int:
-    """Rows per environment from which something can always be drawn, wherever the last cut lies.
+    """Rows per environment from which a transition can always be drawn, wherever games were last cut off.
 
-    On its newer side N + 1 rows are needed, on its older one a state's history besides.
+    The newer side of the cut needs N + 1 rows, the older side N + 1 and a state's history.
     """
     return HISTORY_FRAMES + 2 + 2 * n_steps
 
 
 def check_size(size: int, num_envs: int, device: torch.device, n_steps: int = 1) -> float:
-    """The gigabytes of the device's memory that stay free beside a replay memory of this size.
+    """The gigabytes of the device's memory that a replay memory of this size leaves free.
 
-    Raises `UsageError` for a size that cannot be divided, sampled from, or held there.
+    Raises `UsageError` for a size that is not a multiple of `num_envs`, too small to sample from, or too large.
     """
     smallest, gigabytes = minimum_rows(n_steps) * num_envs, size * BYTES_PER_TRANSITION / 1e9
     asked = f"--replay-size {size:,}"
     if size % num_envs:
         nearest = max(round(size / num_envs) * num_envs, smallest)
-        raise UsageError(f"{asked} is not a multiple of --num-envs {num_envs}; the nearest that is: {nearest:,}")
+        raise UsageError(f"{asked} is not a multiple of --num-envs {num_envs}; the nearest is {nearest:,}")
     if size < smallest:
         who = f"--num-envs {num_envs}" + (f" with --n-steps {n_steps}" if n_steps > 1 else "")
         raise UsageError(f"{asked} is too small to sample from: {who} needs at least {smallest:,}")
     free = available_bytes(device)
     if gigabytes > free / 1e9:
         fits = free // BYTES_PER_TRANSITION // num_envs * num_envs
-        way_out = f"at most --replay-size {fits} fits" if fits >= smallest else "not even the smallest fits"
+        way_out = f"choose --replay-size {fits} or less" if fits >= smallest else "not even the smallest fits"
         raise UsageError(f"{asked} needs {gigabytes:.1f} GB, and {device} has {free / 1e9:.1f} GB free; {way_out}")
     return free / 1e9 - gigabytes

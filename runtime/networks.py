@@ -1,4 +1,4 @@
-"""State dict files: the network that one describes."""
+"""State dict files: the network that one of them describes."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +19,7 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> QNetwork:
     state_dict = load_file(path)
     described = state_dict.get("_extra_state") if isinstance(state_dict, dict) else None
     if not isinstance(described, dict) or not {"game", "num_actions", "input"} <= described.keys():
-        raise UsageError(f"{path} is not a state dict of this project: it does not say its game and shape")
+        raise UsageError(f"{path} is not a state dict of this project: it lacks its game and shape")
     num_actions = described["num_actions"]
     if not (isinstance(num_actions, int) and 1 <= num_actions <= MAX_ACTIONS):
         raise UsageError(f"{path} is not a state dict of this project: no Atari game has {num_actions} actions")
@@ -30,12 +30,12 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> QNetwork:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{path} is a state dict of another network: {reason}") from None
     if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
-        raise UsageError(f"{path} holds weights that are no finite numbers: its training failed; take an earlier one")
+        raise UsageError(f"{path} has weights that are NaN or infinite: its training failed; take an earlier network")
     return network.to(device).eval()
 
 
 def _described(described: dict[str, Any]) -> tuple[Architecture, GameOptions]:
-    """The layers and rules of a state dict, the paper's where it says nothing; raises `ValueError` for what is none."""
+    """The layers and rules of a state dict, by default the paper's; raises `ValueError` where they are unknown."""
     values = described | {"actions": tuple(described.get("actions", ()))}
     of_architecture, of_rules = (
         {field.name: values[field.name] for field in fields(kind) if field.name in values}
@@ -45,7 +45,7 @@ def _described(described: dict[str, Any]) -> tuple[Architecture, GameOptions]:
     frames, actions = rules.frames_per_step, len(rules.actions)
     known = type(frames) is int and 1 <= frames <= MAX_FRAMES_PER_STEP and 0 <= rules.sticky_actions <= 1
     if not known or actions not in (0, described["num_actions"]):
-        raise ValueError(f"no network of this version is {architecture}, {rules}")
+        raise ValueError(f"this version does not know {architecture}, {rules}")
     return architecture, rules
 
 

@@ -1,6 +1,7 @@
-"""What a training shows while it runs: tqdm draws the line and the bars, how long is left is worked out here."""
+"""What a training shows while it runs: tqdm draws the line and the bars, the time left is computed here."""
 
 import datetime
+import math
 import sys
 import time
 from collections import deque
@@ -11,8 +12,8 @@ from tqdm.auto import tqdm
 
 WINDOW_SECONDS = 60.0  # speed and time left are those of the last minute
 REFRESH_SECONDS = 1.0
-LINE_EVERY_SECONDS = 60.0  # where nobody watches: in a file each line stays, and a run has a week of them
-MOST_SECONDS = 10**9  # 31 years; beyond 10**13 Python has no name for it
+LINE_EVERY_SECONDS = 60.0  # where nobody watches: in a file each line stays, and a run may last a week
+MOST_SECONDS = 10**9  # 31 years; beyond 10**13 timedelta overflows
 
 
 def watched() -> bool:
@@ -29,29 +30,16 @@ def bar_of_actions(agent_steps: int) -> tqdm:
 
 
 class Progress:
-    """How fast a training goes, how long is left, and the line that says so."""
+    """How fast a training is, how long it will take, and the line that shows it."""
 
-    def __init__(
-        self,
-        steps: int,
-        games: int,
-        *,
-        learning_begins: int,
-        steps_limit: int,
-        games_limit: int,
-        evaluate_every: int = 0,
-    ):
-        """Begin the line, at so many agent steps and games; it ends at the limit that comes first.
-
-        evaluate_every: agent steps between two evaluations, 0 for none.
-        """
-        self._evaluate_every = evaluate_every
-        self._evaluation_seconds = 0.0  # the last one's; until there is one, those to come are not counted
+    def __init__(self, steps: int, games: int, *, learning_begins: int, steps_limit: int, games_limit: int):
+        """Begin the line, at so many agent steps and games; it ends at the limit that comes first."""
         self._limits = {"--steps": steps_limit, "--games": games_limit}
         self._learning_begins = learning_begins
         self._marks = deque([(time.monotonic(), steps, games)])
         self._bar = tqdm(total=100, bar_format="{percentage:3.0f}% |{bar:10}| {desc}", disable=not watched())
-        self._said_at = -LINE_EVERY_SECONDS
+        self._printed_at = -LINE_EVERY_SECONDS
+        self._hours_are_told = False
 
     def show(self, steps: int, games: int, scores: Sequence[float], epsilon: float) -> None:
         """Refresh the line when it is older than `REFRESH_SECONDS`, and at the end; in a file, write one a minute."""
@@ -68,13 +56,22 @@ class Progress:
         self._bar.n = round(100 * share)
         line = f"game {games:,}{mean}, epsilon {epsilon:.3f}, step {steps:,}, {self._pace(steps)}"
         self._bar.set_description_str(line)
-        if self._bar.disable and (now - self._said_at >= LINE_EVERY_SECONDS or share >= 1):
-            self._said_at = now
+        if self._bar.disable and (now - self._printed_at >= LINE_EVERY_SECONDS or share >= 1):
+            self._printed_at = now
             print(f"{self._bar.n:3}% {line}", file=sys.stderr)
+        self._tell_hours_once()
+
+    def _tell_hours_once(self) -> None:
+        (began, before, _), (now, steps, _) = self._marks[0], self._marks[-1]
+        if self._hours_are_told or before < self._learning_begins or now - began < WINDOW_SECONDS - REFRESH_SECONDS:
+            return
+        self._hours_are_told = True
+        seconds, goal = self._left()
+        if seconds >= 2 * 3600:
+            tqdm.write(f"At {self.steps_per_second(steps):,.0f} steps/s, {seconds / 3600:,.0f} hours {goal}.")
 
     def evaluated(self, seconds: float) -> None:
-        """An evaluation has taken so long: it is no part of the speed, and the ones to come take as long."""
-        self._evaluation_seconds = seconds
+        """An evaluation has taken so long, which does not count towards the speed."""
         self._marks = deque((at + seconds, steps, games) for at, steps, games in self._marks)
 
     def steps_per_second(self, steps: int) -> float:
@@ -86,24 +83,21 @@ class Progress:
         self._bar.close()
 
     def _pace(self, steps: int) -> str:
-        """The speed, and how long to the limit that comes first; while the play is random, to the first update."""
+        """The speed, and how long to the limit that comes first; while actions are random, to the first update."""
+        seconds, goal = self._left()
+        if seconds == math.inf:
+            return "measuring its speed"
+        left = datetime.timedelta(seconds=round(min(max(seconds, 0), MOST_SECONDS)))
+        return f"{self.steps_per_second(steps):,.0f} steps/s, {left} {goal}"
+
+    def _left(self) -> tuple[float, str]:
+        """Seconds to the goal that comes first, without evaluations, and its name; infinite while nothing moves."""
         (began, *first), (now, *last) = self._marks[0], self._marks[-1]
         goals = {f"left to {name} {limit:,}": limit for name, limit in self._limits.items()}
-        if last[0] < self._learning_begins:  # the rate of random play says nothing of what comes then
+        if last[0] < self._learning_begins:  # learning is slower than random actions
             goals = {"until learning begins": self._learning_begins, **dict([*goals.items()][1:])}
         ways = zip(goals.items(), last, first, strict=True)
-        seconds = [((now - began) * (goal - at) / (at - was), what) for (what, goal), at, was in ways if at > was]
-        seconds = [(left + self._evaluations_within(left) * self._evaluation_seconds, what) for left, what in seconds]
-        if not seconds:
-            return "measuring its speed"
-        least, what = min(seconds)
-        left = datetime.timedelta(seconds=round(min(max(least, 0), MOST_SECONDS)))
-        return f"{self.steps_per_second(steps):,.0f} steps/s, {left} {what}"
-
-    def _evaluations_within(self, seconds: float) -> int:
-        """How many evaluations come due in so many seconds of training at the present speed."""
-        (began, before, _), (now, steps, _) = self._marks[0], self._marks[-1]
-        if not self._evaluate_every or now <= began:
-            return 0
-        reached = steps + round((steps - before) / (now - began) * seconds)
-        return reached // self._evaluate_every - steps // self._evaluate_every
+        return min(
+            [((now - began) * (goal - at) / (at - was), name) for (name, goal), at, was in ways if at > was],
+            default=(math.inf, ""),
+        )

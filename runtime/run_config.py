@@ -1,4 +1,4 @@
-"""What belongs to a run besides what is learned, and files of flags (configs/)."""
+"""What belongs to a run in addition to its hyperparameters, and files of flags (configs/)."""
 
 import dataclasses
 import functools
@@ -42,9 +42,9 @@ FLAGS = {  # the headings of --help
     "saving": ("save_every_games", "checkpoint_minutes", "webhook"),
     "evaluation": ("evaluate_every", "evaluation_games"),
 }
-NOT_KEPT = ("run_dir", "config", "webhook")  # flags that are no part of config.json
+NOT_KEPT = ("run_dir", "config", "webhook")  # flags that config.json does not hold
 MAY_GROW = ("games", "steps")  # the flags that lengthen a run
-MAY_CHANGE = (*NOT_KEPT, *MAY_GROW, "device", "save_every_games", "checkpoint_minutes")  # nothing learned hangs on them
+MAY_CHANGE = (*NOT_KEPT, *MAY_GROW, "device", "save_every_games", "checkpoint_minutes")  # learning does not use them
 
 
 AnyConfig = TypeVar("AnyConfig", bound="RunConfig")
@@ -65,17 +65,17 @@ class RunConfig(Hyperparameters):
     steps: Count = 50_000_000
     """Agent steps to play, of 4 frames each in the paper (run_gpu: steps)."""
     device: str = "auto"
-    """Where the network and the memory live: cuda, mps, cpu, or auto for the first of them that is there."""
+    """Where the network and the memory live: cuda, mps, cpu, or auto for the first of them that the machine has."""
     run_dir: Path | None = None
-    """Folder of the run: a new one, or one to go on with. Default: runs/<game>-<date>-<time>-seed<seed>."""
+    """Folder of the run: a new one, or one to resume. Default: runs/<game>-<date>-<time>-seed<seed>."""
     config: str | None = None
-    """A YAML file of flags, a run's config.json, or the name of a file in configs/; what is typed beside it counts."""
+    """A YAML file of flags, a run's config.json, or the name of a file in configs/; typed flags override it."""
     save_every_games: Annotated[int, Bounds(0, MOST)] = 50
     """Finished games between state dicts in state_dicts/, 0 for none."""
     checkpoint_minutes: Positive = 5.0
     """Minutes of wall time between checkpoints."""
     webhook: str | None = dataclasses.field(default=None, repr=False)
-    """Address (https) of a Slack or Discord webhook that is told how the run fares. Default: DQN_WEBHOOK_URL."""
+    """Address (https) of a Slack or Discord webhook that receives news of the run. Default: DQN_WEBHOOK_URL."""
 
     def __post_init__(self) -> None:
         take_numbers_as_meant(self)  # a notebook or a file may give numbers, names and lists in other types
@@ -87,23 +87,22 @@ class RunConfig(Hyperparameters):
     def check_device(self, device: torch.device) -> None:
         """Raise `UsageError` unless a device can compute with --precision, and memory and minibatches fit on it."""
         if self.precision == "bfloat16" and not bfloat16_instructions(device):
-            raise UsageError(f"--precision bfloat16: this {device} has no instructions for it; leave the flag out")
+            raise UsageError(f"this {device} has no instructions for --precision bfloat16; leave the flag out")
         free = check_size(self.replay_size, self.num_envs, device, self.n_steps)
         updates = -(-self.num_envs // self.update_frequency)  # of one vector step: their minibatches are drawn at once
         gigabytes = (updates * BYTES_DRAWN + BYTES_LEARNING) * self.minibatch_size / 1e9
         if gigabytes > free:
             needs = f"--minibatch-size {self.minibatch_size} needs about {gigabytes:.1f} GB for {updates} update(s)"
-            raise UsageError(
-                f"{needs}, and beside --replay-size {self.replay_size} {free:.1f} GB are free; choose less"
-            )
+            rest = f"--replay-size {self.replay_size} leaves {free:.1f} GB"
+            raise UsageError(f"{needs}, and {rest}; choose smaller ones")
 
     def check_new(self) -> None:
         """Raise `UsageError` for a new run that would never learn, or lose transitions before it does."""
         warm_up = f"--replay-start-size {self.replay_start_size}"
         if self.replay_start_size > self.replay_size:
-            raise UsageError(f"{warm_up} is more than --replay-size {self.replay_size} holds; choose at most that")
+            raise UsageError(f"{warm_up} must be at most --replay-size {self.replay_size}")
         if self.replay_start_size >= self.steps:
-            raise UsageError(f"nothing would be learned: {warm_up} is not below --steps {self.steps}")
+            raise UsageError(f"{warm_up} must be below --steps {self.steps}, or nothing is learned")
         self.initial_network()
 
     def initial_network(self) -> QNetwork | None:
@@ -115,19 +114,18 @@ class RunConfig(Hyperparameters):
         here = self.architecture, choose_actions(self.rom, self.rules.actions)[0]
         if there != here:
             (layers, names), (own_layers, own_names) = there, here
-            what = f"--initial-state-dict {self.initial_state_dict} does not fit"
             theirs, ours = f"{', '.join(names)}, {layers}", f"{', '.join(own_names)}, {own_layers}"
-            raise UsageError(f"{what}: it is for {theirs}; this run has {ours}")
+            raise UsageError(f"--initial-state-dict {path} does not fit: it is for {theirs}; this run has {ours}")
         return network
 
     def as_json(self) -> dict[str, Any]:
-        """The config as config.json holds it; the folder it stands in is its run_dir."""
+        """The config as config.json holds it; the folder of that file is its run_dir."""
         kept = {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_KEPT}
         path = self.initial_state_dict
         return kept | {"actions": [*self.actions], "initial_state_dict": None if path is None else str(path)}
 
     def yaml_lines(self) -> list[str]:
-        """What is learned, but for game and seed, as lines of a file for --config; what is default is left out."""
+        """The hyperparameters, without game and seed, as lines of a file for --config; defaults are left out."""
         kept, changed = self.as_json(), {}
         for field in dataclasses.fields(Hyperparameters):
             if field.name not in ("game", "seed") and getattr(self, field.name) != field.default:
@@ -135,63 +133,61 @@ class RunConfig(Hyperparameters):
         return yaml.safe_dump(changed, sort_keys=False, default_flow_style=None).splitlines() if changed else []
 
     def check_continues(self, saved: Self) -> None:
-        """Raise `UsageError` where this asks a run for something else than the `saved` one it was begun with."""
+        """Raise `UsageError` where this differs from the `saved` config with which the run was begun."""
         for field in dataclasses.fields(self):
             name, before, now = flag(field.name), getattr(saved, field.name), getattr(self, field.name)
             if field.name in MAY_GROW and now < before:
-                which = f"{self.run_dir}, which was begun with {before}"
-                raise UsageError(f"{name} {now} would shorten {which}; it may grow")
+                raise UsageError(f"{name} must be at least the {before} of {self.run_dir}, got {now}")
             same = saved.rom == self.rom if field.name == "game" else now == before
             if field.name not in MAY_CHANGE and not same:
-                way_out = "leave the flag out to go on with the run, or choose another --run-dir"
-                raise UsageError(f"{name} {now} contradicts {self.run_dir}, which was begun with {before}; {way_out}")
+                way_out = "leave the flag out to resume it, or choose another --run-dir"
+                raise UsageError(f"{self.run_dir} was begun with {name} {before}, not {now}; {way_out}")
 
 
 def arguments_of_file(name: str) -> list[str]:
-    """The command line that a YAML or JSON file means, or the file in configs/ of this name; raises `UsageError`."""
+    """The arguments that a YAML or JSON file means, or the file in configs/ of this name; raises `UsageError`."""
     path = Path(name) if os.path.exists(name) or Path(name).suffix else CONFIGS / f"{name}.yaml"
     if path.parent == CONFIGS and not os.path.exists(path):
         there = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
-        raise UsageError(f"--config {name} is neither a file nor one of configs/: {there}")
+        raise UsageError(f"--config must be a file or one of {there}, got {name}")
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(node, yaml.MappingNode):
-        raise UsageError(f"--config {path} holds no flags; a line of it reads, for example, learning-rate: 0.0001")
-    words: list[str] = []
+        raise UsageError(f"--config {path} holds no flags; write lines such as learning-rate: 0.0001")
+    arguments: list[str] = []
     for key, value in node.value:
         name = str(key.value).replace("_", "-")
-        if f"--{name}" in words or f"--no-{name}" in words:
-            raise UsageError(f"--config {path}: {name} comes twice; leave one of them out")
+        if f"--{name}" in arguments or f"--no-{name}" in arguments:
+            raise UsageError(f"--config {path} has {name} twice; leave one of them out")
         if name.replace("-", "_") in NOT_KEPT:
-            raise UsageError(f"--config {path}: {name} is no flag that a file can hold; type it")
+            raise UsageError(f"--config {path} may not hold {name}; type it on the command line")
         if isinstance(value, yaml.SequenceNode):
-            words += [f"--{name}", *(str(each.value) for each in value.value)]
-        elif value.value not in ("", "null"):  # what is left open
-            words += arguments_for(name, str(value.value))
-    return words
+            arguments += [f"--{name}", *(str(each.value) for each in value.value)]
+        elif value.value not in ("", "null"):
+            arguments += arguments_for(name, str(value.value))
+    return arguments
 
 
 def arguments_for(name: str, value: str) -> list[str]:
-    """The command line that gives a flag this value."""
+    """The arguments that give a flag this value."""
     typed = flag(name)
     switches = {"true": typed, "false": f"--no-{typed[2:]}"}
     return [switches[value.lower()]] if value.lower() in switches else [typed, value]
 
 
 def with_file(config: AnyConfig) -> AnyConfig:
-    """The config with what its --config file says; raises `UsageError` that names the file."""
+    """The config with the values of its --config file; raises `UsageError` that names the file."""
     if config.config is None:
         return config
-    return dataclasses.replace(
-        with_arguments(config, arguments_of_file(config.config), f"--config {config.config}"), config=None
-    )
+    changed = with_arguments(config, arguments_of_file(config.config), f"--config {config.config}")
+    return dataclasses.replace(changed, config=None)
 
 
-def with_arguments(config: AnyConfig, words: list[str], source: str) -> AnyConfig:
-    """The config with what a piece of a command line says; raises `UsageError` that names its source."""
+def with_arguments(config: AnyConfig, arguments: list[str], source: str) -> AnyConfig:
+    """The config with the values of a piece of a command line; raises `UsageError` that names its source."""
     try:
-        return parse(type(config), default=config, words=words)
-    except UsageError as error:
-        raise UsageError(f"{source}: {error}") from None
+        return parse(type(config), default=config, arguments=arguments)
+    except SystemExit:  # tyro has printed what is wrong
+        raise UsageError(f"{source} is wrong as shown above; correct it") from None

@@ -33,7 +33,7 @@ def evaluation_row(agent_step: int, scores: np.ndarray, mean_max_q: float | None
 
 
 def training_row(agent_step: int, values: dict[str, float]) -> tuple[Any, ...]:
-    """A row of training.csv, in the order of its columns; what is not known before learning starts is left empty."""
+    """A row of training.csv, in the order of its columns; values that are not known yet are left empty."""
     return agent_step, *(values.get(column) for column in TRAINING_COLUMNS[1:])
 
 
@@ -43,7 +43,7 @@ def append_row(table: TextIO, row: tuple[Any, ...]) -> None:
     table.flush()
 
 
-# Own code, not pandas or genfromtxt: they say neither line nor column of a wrong value, and know no unfinished line.
+# Not pandas or genfromtxt: they name neither line nor column of a wrong value, and do not expect unfinished lines.
 Row = TypeVar("Row")
 
 
@@ -52,7 +52,7 @@ def read_rows(
 ) -> list[Row]:
     """What `parse` makes of each line (its number, its values by column) of a CSV file that has these columns.
 
-    A `growing` file may be written at this moment: a last line that is not whole is left out. Raises `UsageError`
+    A `growing` file may be written at this moment: an unfinished last line is left out. Raises `UsageError`
     for a file that cannot be read, lacks a column, or has a line on which `parse` raises `ValueError`.
     """
     try:
@@ -60,12 +60,12 @@ def read_rows(
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     if growing or not lines[-1]:
-        del lines[-1]  # what stands behind the last line's end
+        del lines[-1]  # what follows the end of the last line
     if not lines and growing:
         return []
     header = next(csv.reader(lines[:1]), [])
     if missing := [column for column in columns if column not in header]:
-        raise UsageError(f"{path} has no column {', '.join(missing)}: it is not the table that is drawn here")
+        raise UsageError(f"{path} has no column {', '.join(missing)}; name the table that has them")
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         try:
@@ -76,7 +76,7 @@ def read_rows(
         except (ValueError, csv.Error) as error:
             if growing and number == len(lines):
                 break
-            raise UsageError(f"{path}, line {number} is broken: {error}; mend or remove the line") from None
+            raise UsageError(f"{path}, line {number} is broken: {error}; correct or remove the line") from None
     return rows
 
 

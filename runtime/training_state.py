@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training, what the log says of it, and how it is restored bit for bit."""
+"""What a checkpoint and the log hold of a training, and how it is restored bit for bit."""
 
 import zlib
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from training import Training
 def log_values(training: Training) -> dict[str, float]:
     """A row of the log: loss and Q-values of the updates since the last call; max Q over the held-out states.
 
-    A deviation near 0 is a network that does not tell states apart. It leaves out states with the empty frames of a
-    game's start: these differ so much from all others that they hide it (docs/plateau.md).
+    With a deviation near 0 the network does not tell states apart. States with the empty frames of a game's start are
+    left out: they differ so much from all others that they would hide it (docs/plateau.md).
     """
     values, states = training.agent.means.take(), training.held_out_states
     if states is None:
@@ -54,8 +54,8 @@ def restore(
 ) -> bool | None:
     """Take over what `state_of` gave, the memory by playing its actions again; whether that gave the same bytes.
 
-    After each step `watch` is told how many agent steps it was; when it says False, None is returned at once, and the
-    training is to be thrown away.
+    After each step `watch` is told how many agent steps it was; when it returns False, None is returned at once, and
+    the training is to be thrown away.
     """
     log = state["action_log"]
     training.action_log.load_state_dict(log | {"actions": [actions.numpy() for actions in log["actions"]]})

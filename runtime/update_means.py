@@ -1,4 +1,4 @@
-"""What the log says of the updates since its last row."""
+"""What the log reports of the updates since its last row."""
 
 import torch
 from torch import Tensor

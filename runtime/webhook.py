@@ -1,14 +1,13 @@
-"""A webhook: a chat that is told what becomes of a run, one line at a time, while the training goes on."""
+"""A webhook: a chat that is told what becomes of a run, one line at a time, while the training continues."""
 
 import json
 import os
-import ssl
 import threading
 import urllib.error
 import urllib.request
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 from tqdm.auto import tqdm
@@ -23,99 +22,74 @@ MOST_CHARACTERS = 2_000  # Discord refuses more
 
 
 class Webhook:
-    """Sends lines about a run, in their order, from a thread of its own; without an address, nothing, at no cost.
+    """Sends lines about a run, in their order, from a thread of its own; without an address, nothing.
 
-    Each is an HTTP POST of JSON, the line as `text` (Slack, Mattermost) and as `content` (Discord). Whatever goes wrong
-    is one warning for the whole run. The address is a secret: no message, no error and no file repeats it.
+    Each is an HTTP POST of JSON, the line as `text` (Slack, Mattermost) and as `content` (Discord). Whatever fails is
+    one warning for the whole run. The address is a secret: no message and no file repeats it.
 
     A context manager: it sends what ends its block, unless that is a `UsageError`, and waits for the last answers.
     """
 
     def __init__(self, address: str | None, subject: str):
-        """Without `address`, that of `VARIABLE`; raises `UsageError` if it is none. `subject` begins each line."""
-        address = checked_address(address)
+        """Without `address`, that of `VARIABLE`; raises `UsageError` if it is invalid. `subject` begins each line."""
+        self._address = checked_address(address)
         self._subject = subject
         self._lines: SimpleQueue[str | None] = SimpleQueue()
-        self._all_sent = threading.Event()
-        self._warning = threading.Lock()
         self._warned = False
-        self._thread: threading.Thread | None = None
-        if address is not None:
-            self._address = address
-            self._opener = urllib.request.build_opener(_NoRedirects)
-            self._thread = threading.Thread(target=self._send_all, name="webhook", daemon=True)
+        self._thread = threading.Thread(target=self._send_all, name="webhook", daemon=True)
+        if self._address:
             self._thread.start()
 
     def send(self, line: str) -> None:
-        """Have a line sent behind those before it; returns at once."""
-        if self._thread:
+        """Have a line sent after those before it; returns at once."""
+        if self._address:
             self._lines.put(" ".join(f"{self._subject} {line}".split())[:MOST_CHARACTERS])
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        if not self._thread:
-            return
         if isinstance(error, KeyboardInterrupt):
             self.send("stopped at once")
         elif error and not isinstance(error, UsageError):
             self.send(f"failed ({type(error).__name__}): {error}")
         self._lines.put(None)
-        all_sent = False
-        with suppress(KeyboardInterrupt):  # Ctrl-C ends the wait; how the run ended stays as it was
-            all_sent = self._all_sent.wait(END_SECONDS)
-        if not all_sent:
-            self._warn("no answer before the end")
+        if self._address:
+            all_sent = False
+            with suppress(KeyboardInterrupt):  # Ctrl-C ends the wait; how the run ended stays as it was
+                self._thread.join(END_SECONDS)
+                all_sent = not self._thread.is_alive()
+            if not all_sent:
+                self._warn("no answer before the end")
 
     def _send_all(self) -> None:
         for line in iter(self._lines.get, None):
             try:
                 body = json.dumps({"text": line, "content": line}).encode()
-                # A new one each time: used again, urllib would send it through a proxy in the clear, even with https.
-                request = urllib.request.Request(self._address, body, HEADERS)
-                self._opener.open(request, timeout=ANSWER_SECONDS).close()
-            except Exception as error:  # OSError, HTTPException, ValueError: the library raises all kinds
-                self._warn(_cause(error))
-        self._all_sent.set()
+                request = urllib.request.Request(str(self._address), body, HEADERS)
+                urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()
+            except urllib.error.HTTPError as error:
+                self._warn(f"HTTP status {error.code}")
+            except Exception as error:  # of many types; only that is shown, since the text may hold the address
+                reason = getattr(error, "reason", None)
+                self._warn(type(reason if isinstance(reason, Exception) else error).__name__)
 
     def _warn(self, cause: str) -> None:
-        with self._warning:  # both threads come here; and while Python ends, none may still be printing
-            if not self._warned:
-                self._warned = True
-                with suppress(OSError, ValueError):  # there is nobody to tell
-                    tqdm.write(f"The webhook did not take a message ({cause}); the run goes on without it; said once.")
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Takes a redirect for an error: urllib would make a GET of the POST."""
-
-    def redirect_request(self, *_arguments: Any, **_named: Any) -> None:
-        return None
+        if not self._warned:
+            self._warned = True
+            tqdm.write(f"The webhook did not accept a message ({cause}); training continues. This is reported once.")
 
 
 def checked_address(address: str | None) -> str | None:
-    """The address to post to: the typed one, else that of `VARIABLE`, if any; raises `UsageError` if it is none."""
+    """The address to post to: the typed one, else that of `VARIABLE`, if any; raises `UsageError` if it is invalid."""
     name, address = (VARIABLE, os.environ.get(VARIABLE) or None) if address is None else ("--webhook", address)
     if address is None:
         return None
     try:
         parts = urlsplit(address)
-        host = (parts.hostname or "").encode("idna")  # raises for what no name server knows
-        valid = parts.scheme in ("http", "https") and host and parts.port != 0 and "@" not in parts.netloc
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         valid = False
-    if not (valid and address.isascii() and address.isprintable() and " " not in address):
-        # Raised out here: in its chain stands no exception that quotes the address.
-        raise UsageError(f"{name} is no https:// or http:// address (without user and password); give another")
+    if not valid:  # raised out here, since the ValueError quotes the address
+        raise UsageError(f"{name} must be an address that begins with https:// or http://")
     return address
-
-
-def _cause(error: Exception) -> str:
-    """Why a message was not sent, in words that hold no part of the address, as an exception's own may."""
-    if isinstance(error, urllib.error.HTTPError):
-        return f"HTTP status {error.code}"
-    reason = getattr(error, "reason", None)
-    cause = reason if isinstance(reason, OSError) else error
-    words = None if isinstance(cause, ssl.SSLError) else getattr(cause, "strerror", None)  # OpenSSL's name the host
-    return words or type(cause).__name__

@@ -11,16 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ale_py
 import pytest
 import torch
+from soak import SMALL, start
 
 from config import Hyperparameters
 from model import QNetwork
-from q_agent_train import set_up
+from q_agent_train import Config, set_up
 from runtime.checkpoint import save_state_dict
 from runtime.exits import exit_with
 from training import Training
@@ -33,6 +35,7 @@ for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
 ROOT = Path(__file__).parent.parent
+TINY = replace(SMALL, steps=1_200, replay_size=320, checkpoint_minutes=60.0)
 SLOW = {  # files of tests that start other processes, or play and train for long
     *("cluster", "evaluate", "evaluator", "figures", "film_grid", "limits", "resume", "scripts", "setup", "sweep"),
     *("video", "windows", "wrong_inputs"),
@@ -58,6 +61,13 @@ def begun(parameters: Hyperparameters) -> Training:
     training = set_up(parameters, torch.device("cpu"))
     training.begin()
     return training
+
+
+def finish(config: Config) -> Path:
+    """Train to the end in a child process, with the fresh seeds of `soak.start`; returns the run's folder."""
+    assert os.waitpid(start(config), 0)[1] == 0
+    assert config.run_dir
+    return config.run_dir
 
 
 def run_script(
@@ -89,13 +99,13 @@ def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 def processes() -> Iterator[tuple[int, list[str]]]:
-    """The processes that run at this moment, each with the words of its command."""
+    """The processes that run at this moment, each with its arguments."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes().decode(errors="replace")
+            arguments = (process / "cmdline").read_bytes().decode(errors="replace")
         except OSError:  # it has ended
             continue
-        yield int(process.name), words.split("\0")
+        yield int(process.name), arguments.split("\0")
 
 
 def refused(
@@ -113,3 +123,9 @@ def refused(
     assert line.startswith("error: ")
     assert line in output.err
     return line
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run, `TINY`, that is finished; tests that change it copy it."""
+    return finish(replace(TINY, run_dir=tmp_path_factory.mktemp("finished") / "run"))

@@ -53,7 +53,7 @@ def flags(config: Config) -> list[str]:
     usual = Config().as_json()
     values = {name: value for name, value in config.as_json().items() if value != usual[name]}
     pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in values.items())
-    return [*(word for pair in pairs for word in pair), "--run-dir", str(config.run_dir)]
+    return [*(each for pair in pairs for each in pair), "--run-dir", str(config.run_dir)]
 
 
 def memory_digest(memory: Any) -> str:
@@ -151,28 +151,24 @@ class Soak:
 
     kills: int = 100
     """SIGKILLs in all; when a run ends before them, another one starts, with another seed."""
-    num_envs: int = 4
-    """Games played side by side."""
     seed: int = 0
     """Seed of the first run and of the moments of the kills."""
-    longest_seconds: float = 6.0
-    """Longest time a process may live before it is killed."""
 
 
 def main() -> None:
-    """Soak, and say what differed; exit status 1 if anything did."""
+    """Soak, and print what differed; exit status 1 if anything did."""
     soak = tyro.cli(Soak)
     generator = np.random.default_rng(soak.seed)
     done, run = 0, 0
     with tempfile.TemporaryDirectory() as folder:
         while done < soak.kills:
-            config = replace(SMALL, num_envs=soak.num_envs, seed=soak.seed + run)
+            config = replace(SMALL, seed=soak.seed + run)
             reference = replace(config, run_dir=Path(folder) / f"uninterrupted{run}")
             killed = replace(config, run_dir=Path(folder) / f"killed{run}")
             assert os.waitpid(start(reference), 0)[1] == 0, "the uninterrupted run failed"
             assert reference.run_dir
             assert killed.run_dir
-            done_here = interrupt(killed, soak.kills - done, generator, soak.longest_seconds)
+            done_here = interrupt(killed, soak.kills - done, generator, longest_seconds=6.0)
             done, run = done + done_here, run + 1
             different = differences(reference.run_dir, killed.run_dir)
             print(

@@ -40,13 +40,9 @@ def test_the_newest_is_loaded_and_the_one_before_it_kept(tmp_path: Path) -> None
     checkpoints = two_saved(tmp_path)
     assert (number_of(checkpoints), checkpoints.load()[1]) == (2, None)
     assert sorted(os.listdir(tmp_path)) == ["checkpoint.previous.pt", "checkpoint.pt"]
+    assert torch.load(checkpoints.newest, weights_only=True)["number"] == 2  # plain data
     checkpoints.newest.unlink()
     assert number_of(CheckpointFile(tmp_path)) == 1
-
-
-def test_a_checkpoint_is_plain_data_that_torch_reads_too(tmp_path: Path) -> None:
-    two_saved(tmp_path)
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["number"] == 2
 
 
 def damage_flip(path: Path, at: float) -> None:
@@ -55,14 +51,25 @@ def damage_flip(path: Path, at: float) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("at", [0.0, 0.3, 0.5, 0.7, 0.99, 1.0])
-def test_one_flipped_bit_anywhere_is_noticed_and_the_one_before_used(tmp_path: Path, at: float) -> None:
+@pytest.mark.parametrize("at", [0.3, 0.5, 0.7])
+def test_one_flipped_bit_is_noticed_and_the_one_before_used(tmp_path: Path, at: float) -> None:
     checkpoints = two_saved(tmp_path)
     damage_flip(checkpoints.newest, at)
-    loaded, fault = checkpoints.load()
-    assert loaded["number"] == 1
-    assert fault is not None
-    assert "checkpoint.pt: damaged" in fault
+    assert (number_of(checkpoints), checkpoints.load()[1]) == (1, "checkpoint.pt: damaged")
+
+
+def test_a_flipped_bit_anywhere_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    checkpoints = CheckpointFile(tmp_path)
+    checkpoints.save(state(0) | {"weights": torch.zeros(10)})
+    whole = checkpoints.newest.read_bytes()
+    for at in range(0, len(whole), 5):
+        checkpoints.newest.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+        try:
+            loaded, _ = checkpoints.load()
+        except RunError:
+            continue
+        assert torch.equal(loaded.pop("weights"), torch.zeros(10)), at
+        assert loaded == {name: value for name, value in state(0).items() if name != "weights"}, at
 
 
 @pytest.mark.parametrize("length", [0, 10, 2_000])
@@ -90,7 +97,7 @@ def test_two_damaged_checkpoints_are_an_error_that_changes_nothing(tmp_path: Pat
     damage_flip(checkpoints.newest, 0.5)
     damage_flip(checkpoints.previous, 0.5)
     before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
-    with pytest.raises(RunError, match=r"no checkpoint in .* can be used"):
+    with pytest.raises(RunError, match=r"has no sound checkpoint"):
         checkpoints.load()
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
 
@@ -117,6 +124,6 @@ def test_a_broken_file_is_one_clear_line(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"", whole[:1_000], b"not a file of torch's"):
         path.write_bytes(content)
-        with pytest.raises(UsageError, match="is truncated or was not") as caught:
+        with pytest.raises(UsageError, match="is damaged or was not") as caught:
             load_file(path)
         assert "\n" not in str(caught.value)

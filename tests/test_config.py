@@ -55,74 +55,59 @@ def test_what_is_typed_counts_more_than_the_file_and_the_file_more_than_the_defa
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
-        ("learning-rat: 1\n", "--learning-rat is no flag here; did you mean --learning-rate?"),
-        ("seed: 1\nseed: 2\n", "seed comes twice"),
-        ("learning-rate: 1\nlearning_rate: 2\n", "learning-rate comes twice"),
-        ("double: true\ndouble: false\n", "double comes twice"),
+        ("learning-rat: 1\n", "is wrong as shown above; correct it"),
+        ("seed: 1\nseed: 2\n", "has seed twice"),
+        ("double: true\ndouble: false\n", "has double twice"),
         ("seed: [1\n", "cannot be read"),
         ("- seed\n", "holds no flags"),
         ("", "holds no flags"),
-        ("seed: one\n", "--seed: 'one' is not a whole number"),
-        ("seed: true\n", "--seed"),
-        ("double: 3\n", "'3' belongs to no flag"),
-        ("network: alexnet\n", "--network: 'alexnet' cannot be chosen; there are nature, nips2013"),
-        ("run-dir: here\n", "run-dir is no flag that a file can hold"),
-        ("webhook: https://example.org/secret\n", "webhook is no flag that a file can hold"),
+        ("seed: one\n", "is wrong as shown above"),
+        ("double: 3\n", "is wrong as shown above"),
+        ("network: alexnet\n", "is wrong as shown above"),
+        ("run-dir: here\n", "may not hold run-dir; type it"),
     ],
 )
-def test_a_file_that_cannot_be_is_refused_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, words: str
+def test_a_wrong_file_is_refused_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, message: str
 ) -> None:
     (tmp_path / "odd.yaml").write_text(content)
     with pytest.raises(UsageError) as error:
         typed(monkeypatch, "--config", str(tmp_path / "odd.yaml"))
-    assert words in str(error.value)
+    assert message in str(error.value)
     assert "odd.yaml" in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_config_that_is_not_there_lists_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match=r"nips2014 is neither a file nor one of configs/: .*nips2013"):
-        typed(monkeypatch, "--config", "nips2014")
-
-
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
-        ({"initial_state_dict": 5}, "--initial-state-dict 5 cannot be: it must be a path"),
-        ({"priority_exponent": 0.5}, "--priority-exponent does nothing without --prioritized"),
-        ({"importance_exponent": 0.5}, "--importance-exponent does nothing without --prioritized"),
-        ({"importance_steps": 5}, "--importance-steps does nothing without --prioritized"),
-        ({"optimizer": "adam", "rmsprop_decay": 0.9}, "--rmsprop-decay does nothing without --optimizer rmsprop"),
-        ({"optimizer": "adam", "min_squared_gradient": 0.1}, "--min-squared-gradient does nothing without"),
-        ({"adam_epsilon": 0.1}, "--adam-epsilon does nothing without --optimizer adam"),
-        ({"n_steps": 0}, "--n-steps 0 cannot be"),
-        ({"n_steps": 3, "n_steps_end": 1}, "--n-steps-end and --n-steps-steps belong together"),
-        ({"n_steps": 3, "n_steps_end": 4, "n_steps_steps": 9}, "--n-steps-end 4 must be below --n-steps 3"),
-        ({"n_steps": 2000}, "at least 2000 step(s) of each environment, 64000"),
-        ({"target_network": False, "double": True}, "--double does nothing without --target-network"),
-        ({"target_network": False, "target_update_frequency": 5}, "--target-update-frequency does nothing without"),
-        ({"learning_rate_end": 1e-5}, "--learning-rate-end and --learning-rate-steps belong together"),
-        ({"learning_rate_steps": 5}, "--learning-rate-end and --learning-rate-steps belong together"),
+        ({"initial_state_dict": 5}, "--initial-state-dict must be a path, got 5"),
+        ({"priority_exponent": 0.5}, "--priority-exponent needs --prioritized"),
+        ({"optimizer": "adam", "rmsprop_decay": 0.9}, "--rmsprop-decay needs --optimizer rmsprop"),
+        ({"adam_epsilon": 0.1}, "--adam-epsilon needs --optimizer adam"),
+        ({"n_steps": 0}, "--n-steps must be at least 1"),
+        ({"n_steps": 3, "n_steps_end": 1}, "--n-steps-end and --n-steps-steps need each other"),
+        ({"n_steps": 3, "n_steps_end": 4, "n_steps_steps": 9}, "--n-steps-end must be below --n-steps 3, got 4"),
+        ({"n_steps": 2000}, "must be at least 64000, --n-steps 2000 of each environment, got 50000"),
+        ({"target_network": False, "double": True}, "--double needs --target-network"),
+        ({"target_network": False, "target_update_frequency": 5}, "--target-update-frequency needs"),
+        ({"learning_rate_end": 1e-5}, "--learning-rate-end and --learning-rate-steps need each other"),
+        ({"learning_rate_steps": 5}, "--learning-rate-end and --learning-rate-steps need each other"),
         (
             {"actions": ("FIRE", "JUMP")},
             "--actions: JUMP is no action of Pong; there are NOOP, FIRE, RIGHT, LEFT, RIGHTFIRE",
         ),
         ({"actions": ("FIRE", "FIRE")}, "--actions: FIRE comes twice"),
-        ({"frames_per_step": 0}, "--frames-per-step 0 cannot be"),
-        ({"gradient_steps": 0}, "--gradient-steps 0 cannot be"),
-        ({"reset_head_every": -1}, "--reset-head-every -1 cannot be"),
-        ({"initial_weights": "he"}, "--initial-weights 'he' cannot be: it must be one of torch7, lecun, xavier"),
-        ({"optimizer": "sgd"}, "--optimizer 'sgd' cannot be: it must be one of rmsprop, adam"),
-        ({"learning_rate_end": 0.0, "learning_rate_steps": 5}, "--learning-rate-end 0.0 cannot be"),
+        ({"initial_weights": "he"}, "--initial-weights must be one of torch7, lecun, xavier, got 'he'"),
+        ({"learning_rate_end": 0.0, "learning_rate_steps": 5}, "--learning-rate-end must be above 0"),
     ],
 )
-def test_flags_that_do_nothing_or_cannot_be_are_refused(changes: dict[str, Any], words: str) -> None:
+def test_values_that_are_wrong_alone_or_with_others_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as error:
         Hyperparameters("pong", **changes).check()
-    assert words in str(error.value)
+    assert message in str(error.value)
 
 
 def test_weights_to_begin_with_are_taken_over_and_refused_where_they_do_not_fit(tmp_path: Path) -> None:
@@ -132,7 +117,7 @@ def test_weights_to_begin_with_are_taken_over_and_refused_where_they_do_not_fit(
     )
     expected = config.initial_network()
     assert expected is not None
-    for changes, words in (
+    for changes, message in (
         ({"dueling": True}, "dueling=True"),
         ({"game": "breakout"}, "this run has NOOP, FIRE, RIGHT, LEFT, Architecture"),
         (
@@ -142,11 +127,11 @@ def test_weights_to_begin_with_are_taken_over_and_refused_where_they_do_not_fit(
     ):
         with pytest.raises(UsageError, match="does not fit") as error:
             replace(config, **changes).check_new()
-        assert words in str(error.value)
+        assert message in str(error.value)
     with pytest.raises(UsageError, match=r"gone.pt"):
         replace(config, initial_state_dict=tmp_path / "gone.pt").check_new()
     train(replace(config, learning_rate=1e-30))
-    begun.unlink()  # a run that goes on does not need it
+    begun.unlink()  # a run that is resumed does not need it
     train(replace(config, learning_rate=1e-30, steps=320))
     ended = load_network(tmp_path / "run" / "model.pt")
     for name, parameter in ended.named_parameters():

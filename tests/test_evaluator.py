@@ -99,7 +99,7 @@ def test_an_evaluation_whose_process_dies_is_played_in_place(
 
     monkeypatch.setattr(BackgroundEvaluator, "begin", begin_and_kill)
     train(replace(CONFIG, steps=400, run_dir=tmp_path / "run"))
-    assert "failed (its process ended); it is played in its place" in capsys.readouterr().out
+    assert "failed (its process ended); playing it here instead" in capsys.readouterr().out
     assert (tmp_path / "run" / "best.pt").exists()
 
 

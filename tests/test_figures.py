@@ -482,8 +482,8 @@ def test_bad_networks_are_one_clear_line(tmp_path: Path, state_dict: Path, error
         assert "truncated" in error(command, "--state-dict", broken)
         assert "7 actions" in error(command, "--state-dict", other)
         arguments = (command, "--state-dict", state_dict, "--seed=-1")
-        assert "--seed -1 cannot be" in error(*arguments)
-    assert "--states 5 cannot be" in error("embedding", "--state-dict", state_dict, "--states", "5")
+        assert "--seed must be at least 0" in error(*arguments)
+    assert "--states must be " in error("embedding", "--state-dict", state_dict, "--states", "5")
 
 
 def test_a_network_whose_values_overflow_is_one_clear_line(tmp_path: Path, error: Callable[..., str]) -> None:

@@ -33,7 +33,7 @@ def test_size_too_large_for_the_machine_names_what_fits() -> None:
     total, available = psutil.virtual_memory()[:2]
     with pytest.raises(UsageError, match="GB") as error:
         check_size(total // 7_000 // 7 * 7 * 2, 7, CPU)
-    fits = int(re.findall(r"--replay-size (\d+) fits", str(error.value))[0])
+    fits = int(re.findall(r"choose --replay-size (\d+) or less", str(error.value))[0])
     assert fits % 7 == 0
     # A whole GB is kept back; half of it is left here for what other processes do meanwhile.
     assert 0 < fits * 7_063 < available - 0.5e9

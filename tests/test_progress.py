@@ -10,11 +10,22 @@ Show = Callable[[float, int, int], str]
 
 
 @pytest.fixture
-def show(monkeypatch: pytest.MonkeyPatch) -> Show:
-    """Show a run of 10,000 steps or 100 games that learns from step 1,000 on, at a second; returns the line's text."""
-    clock = [0.0]
-    monkeypatch.setattr("runtime.progress.time.monotonic", lambda: clock[0])
-    progress = Progress(0, 0, learning_begins=1_000, steps_limit=10_000, games_limit=100)
+def progress(clock: list[float]) -> Progress:
+    """That of a run of 10,000 steps or 100 games that learns from step 1,000 on."""
+    return Progress(0, 0, learning_begins=1_000, steps_limit=10_000, games_limit=100)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The second that the clock shows."""
+    shown = [0.0]
+    monkeypatch.setattr("runtime.progress.time.monotonic", lambda: shown[0])
+    return shown
+
+
+@pytest.fixture
+def show(clock: list[float], progress: Progress) -> Show:
+    """Show the progress at a second, with so many steps and games; returns the line's text."""
 
     def at(second: float, steps: int, games: int) -> str:
         clock[0] = second
@@ -31,7 +42,7 @@ def test_before_the_first_game_there_is_no_mean(show: Show) -> None:
 
 
 def test_the_time_left_follows_the_phase(show: Show) -> None:
-    """Random play is 15 times as fast as learning: its rate says when learning begins, and nothing of the end."""
+    """Random actions are 15 times as fast as learning: their rate tells when learning begins, but not the end."""
     assert show(9, 900, 1).endswith("100 steps/s, 0:00:01 until learning begins")
     assert show(11, 1_010, 1).endswith("measuring its speed")
     assert show(21, 1_110, 1).endswith("10 steps/s, 0:14:49 left to --steps 10,000")
@@ -53,7 +64,7 @@ def test_in_a_file_there_is_a_line_a_minute_and_one_at_the_end(show: Show, capsy
     assert lines[-1].startswith("100% game 0, ")
 
 
-def test_in_a_file_a_tape_is_one_line_however_long_it_plays(capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_a_file_an_action_log_is_one_line_however_long_it_plays(capsys: pytest.CaptureFixture[str]) -> None:
     with bar_of_actions(160_000) as bar:
         bar.mininterval = 0  # else tqdm itself leaves most updates out
         for _ in range(1_000):
@@ -61,33 +72,32 @@ def test_in_a_file_a_tape_is_one_line_however_long_it_plays(capsys: pytest.Captu
     assert capsys.readouterr().err == "Playing the action log of 160,000 agent steps; 1,000,000 take minutes\n"
 
 
-@pytest.mark.parametrize("limit", ["steps", "games"])
-def test_evaluations_count_for_the_time_left_and_not_for_the_speed(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("runtime.progress.time.monotonic", lambda: clock[0])
-    limits = {"steps_limit": 10_000, "games_limit": 10_000} | ({"games_limit": 100} if limit == "games" else {})
-    progress = Progress(0, 0, learning_begins=1_000, evaluate_every=2_000, **limits)
-
-    def at(second: float, steps: int) -> str:
-        clock[0] = second
-        progress.show(steps, steps // 100, [], 0.5)
-        return progress._bar.desc.split(", ", 3)[-1]
-
-    for second in range(1, 102, 10):
-        before = at(second, 1_000 + 10 * (second - 1))
-    assert before.startswith("10 steps/s, 0:13:20 left to ")
-    clock[0] = 201.0
+def test_an_evaluation_does_not_count_towards_the_speed(show: Show, progress: Progress) -> None:
+    for second in range(1, 52, 10):
+        line = show(second, 1_000 + 10 * (second - 1), 0)
+    assert line.endswith("10 steps/s, 0:14:10 left to --steps 10,000")
     progress.evaluated(100.0)
-    assert progress.steps_per_second(2_000) == pytest.approx(10)
-    # 7,900 steps at 10 a second, and 100 seconds for the evaluation at each of 4,000, 6,000, 8,000 and 10,000.
-    assert at(211, 2_100).startswith("10 steps/s, 0:19:50 left to ")
-    assert at(221, 2_200).startswith("10 steps/s, 0:19:40 left to ")
+    assert show(161, 1_600, 0).endswith("10 steps/s, 0:14:00 left to --steps 10,000")
+
+
+def test_the_hours_that_remain_are_told_once_when_a_minute_of_learning_was_measured(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = Progress(0, 0, learning_begins=1_000, steps_limit=500_000, games_limit=10**6)
+    told = []
+    for second in range(1, 200):
+        clock[0] = float(second)
+        progress.show(100 * second if second < 10 else 1_000 + 10 * (second - 10), 0, [], 0.5)
+        told.append(capsys.readouterr().out)
     progress.close()
+    ((second, line),) = [(second, line) for second, line in enumerate(told, start=1) if line]
+    assert 69 <= second <= 81
+    assert line == "At 10 steps/s, 14 hours left to --steps 500,000.\n"
 
 
-def test_a_time_beyond_all_bounds_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_beyond_all_bounds_is_no_traceback(clock: list[float]) -> None:
     progress = Progress(0, 0, learning_begins=1, steps_limit=10**15, games_limit=10**15)
     progress.show(1, 0, [], 1.0)
-    monkeypatch.setattr("runtime.progress.time.monotonic", lambda: 1e6)
+    clock[0] = 1e6
     progress.show(2, 0, [], 1.0)
     progress.close()

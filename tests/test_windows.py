@@ -90,7 +90,7 @@ def test_a_training_a_resume_an_evaluation_and_a_film_need_nothing_that_windows_
     trained = run_as_on_windows("q_agent_train.py", *arguments, cwd=tmp_path)
     assert "Finished after" in trained
     assert "Evaluation at agent step" in trained
-    assert "it is played in its place" not in trained
+    assert "playing it here instead" not in trained
     assert "Resuming at game" in run_as_on_windows("q_agent_train.py", *arguments, "--steps", "440", cwd=tmp_path)
     assert "road_runner" in run_as_on_windows(
         "evaluate.py", "--state-dict", "run/best.pt", "--games", "2", "--minutes", "0.2", "--csv", "x.csv", cwd=tmp_path

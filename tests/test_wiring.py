@@ -5,9 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ale_py.vector_env import AtariVectorEnv
 from conftest import begun
-from gymnasium.vector import AutoresetMode
 
 from atari import FRAME_SIZE, FRAMES_PER_STEP, HISTORY_FRAMES
 from config import Hyperparameters
@@ -22,7 +20,7 @@ from replay_memory import Batch, ReplayMemory
 from runtime.run_config import RunConfig
 from training import HELD_OUT_STATES, Training
 from viewing.evaluator import Evaluator
-from wrappers import MAX_FRAMES_PER_GAME, NOOP_MAX_FRAMES, AtariGames, choose_actions
+from wrappers import MAX_FRAMES_PER_GAME, NOOP_MAX_FRAMES, AtariGames
 
 
 def small_training(num_envs: int, **changes: Any) -> Training:
@@ -165,7 +163,7 @@ def test_the_steps_of_a_target_fall_with_the_clock() -> None:
         known = len(drawn)
         spans.append(memory.n_steps)
         step(training)
-        for batch in drawn[known:]:  # a lost life is worth nothing behind it
+        for batch in drawn[known:]:  # nothing after a lost life counts
             assert set(batch.discounts.tolist()) <= {0.0, float(np.float32(0.99 ** spans[-1]))}
     by_hand = [5] * 14 + [4] * 7 + [3] * 6 + [2] * 13
     assert spans == by_hand
@@ -254,7 +252,7 @@ def test_the_seed_is_that_of_exploration_sampling_and_emulators() -> None:
     assert len({*drawn(5), *drawn(6)}) == 6
 
 
-def test_behind_a_reseed_states_begin_anew_and_the_transition_before_it_is_gone(
+def test_after_a_reseed_states_begin_anew_and_the_transition_before_it_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("training.RESEED_STEPS", 12)
@@ -270,29 +268,6 @@ def test_behind_a_reseed_states_begin_anew_and_the_transition_before_it_is_gone(
         step(training)
     rows, _ = memory.draw(2_000, np.random.default_rng(0))
     assert {*rows.tolist()} == {*range(18)} - {11}
-    training.close()
-
-
-def test_sticky_actions_reach_the_emulators_that_are_learned_from() -> None:
-    training = small_training(2, sticky_actions=0.25, frames_per_step=3)
-    for _ in range(60):
-        step(training)
-    ((seed, _, actions),) = training.action_log.segments()
-    emulator = AtariVectorEnv(
-        "breakout",
-        2,
-        stack_num=1,
-        frameskip=3,
-        repeat_action_probability=0.25,
-        use_fire_reset=False,
-        autoreset_mode=AutoresetMode.SAME_STEP,
-    )
-    seen = [np.asarray(emulator.reset(seed=seed)[0])[:, 0]]
-    _, emulator_actions = choose_actions("breakout", ())
-    for each in actions:
-        seen.append(np.asarray(emulator.step(emulator_actions[each])[0])[:, 0])
-    frames = training.memory.frames[: 2 * len(seen)].numpy().reshape(len(seen), 2, FRAME_SIZE, FRAME_SIZE)
-    assert np.array_equal(frames, np.array(seen))
     training.close()
 
 
