@@ -33,7 +33,7 @@ Scene = Iterator[tuple[RenderedStep, np.ndarray, list[np.ndarray]]]  # the same,
 
 @dataclass
 class FilmConfig:
-    """Film a trained network at play: every emulator frame in colour, 60 per second, beside what the network sees."""
+    """Film a trained network at play: every emulator frame in colour, 60 per second, next to what the network sees."""
 
     state_dict: Path
     """The network: a state dict that a training run wrote, such as runs/.../model.pt. It knows its game."""
@@ -60,31 +60,28 @@ class FilmConfig:
     """Show it in a window too, at the game's speed."""
 
     def check(self) -> None:
-        """Raise `UsageError` for flags that cannot be, or not together."""
+        """Raise `UsageError` for flags out of bounds, or that contradict each other."""
         check_bounds(self)
-        bounds = Bounds(0, 60 * MINUTES, with_high=False)  # as long as a game may last
-        if self.from_seconds is not None and not bounds.hold(self.from_seconds):
-            raise UsageError(f"--from {self.from_seconds} cannot be: it must be {bounds}")
+        longest = 60 * MINUTES  # of a game
+        if self.from_seconds is not None and not 0 <= self.from_seconds < longest:
+            raise UsageError(f"--from must be from 0 to below {longest}, got {self.from_seconds}")
         if self.gif and self.from_seconds is not None and self.episodes > 1:
             raise UsageError("--gif --from films one game: leave --episodes out, and choose the game by --seed")
         if self.grid and (self.episodes > 1 or self.plain):
             raise UsageError("--grid films its games at once and without panels: leave --episodes and --plain out")
-        suffix = ".gif" if self.gif else ".mp4"
-        if self.output:
-            check_output(self.output, suffix)
-        if self.frames:
-            check_new_folder(self.frames)
 
     def path(self, rom: str) -> Path:
-        """Where the film goes; raises `UsageError` where it would lie in the folder of --frames."""
-        path = self.output or Path(f"{rom}.gif" if self.gif else f"{rom}.mp4")
-        if self.frames and path.resolve().is_relative_to(self.frames.resolve()):
-            raise UsageError(f"--frames {self.frames} is where the film {path} goes; name another folder")
+        """Where the film goes; raises `UsageError` unless it, and the folder of --frames, can be written there."""
+        suffix = ".gif" if self.gif else ".mp4"
+        path = self.output or Path(rom + suffix)
+        check_output(path, suffix)
+        if self.frames:
+            check_new_folder(self.frames)
         return path
 
 
 def make_film(config: FilmConfig) -> Path:
-    """Film as `config` says; returns the path. Raises `UsageError`, at a signal KeyboardInterrupt: then nothing is."""
+    """Film as `config` says; returns the path. Raises `UsageError`, at a signal KeyboardInterrupt: nothing is left."""
     config.check()
     network = load_network(config.state_dict)
     with ExitStack() as stack:
@@ -107,11 +104,9 @@ def make_film(config: FilmConfig) -> Path:
             scenes = [film_scene(config, each, play(each), rate, start_seconds, album) for each in numbers]
             pictures = draw_grid(config, scenes) if config.grid else draw_game(config, games[0], *scenes)
             take_pictures(config, pictures, rate, film, window)
-    made = f"{path}: {film.frames:,} frames, {path.stat().st_size / 1e6:.1f} MB"
-    if config.gif:
-        made += "" if config.grid else f": game {number + 1}, seed {config.seed + number}"
-        made += f", seconds {start_seconds:.1f} to {start_seconds + film.frames / rate:.1f}"
-    print(made)
+    which = f": game {number + 1}, seed {config.seed + number}" if config.gif and not config.grid else ""
+    when = f", seconds {start_seconds:.1f} to {start_seconds + film.frames / rate:.1f}" if config.gif else ""
+    print(f"{path}: {film.frames:,} frames, {path.stat().st_size / 1e6:.1f} MB{which}{when}")
     return path
 
 
