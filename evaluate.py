@@ -116,7 +116,7 @@ class Entrant:
         return self.network.rules if self.network else PAPER_OPTIONS
 
     def other_condition(self, config: EvaluationConfig) -> str:
-        """In what the games are not those of the scores they would be compared with, in words; empty where they are."""
+        """In what the games are not those of the scores they would be compared with; empty where they are."""
         rules, usual, known = self.rules, PAPER_OPTIONS, action_names(self.rom)
         differing = {
             f"epsilon {config.epsilon:g}": config.epsilon != EPSILON,

@@ -75,7 +75,7 @@ class PlayConfig:
         if self.follow is None:
             return self.state_dict
         path = self.follow / "model.pt"
-        if not path.exists():
+        if not os.path.exists(path):
             raise UsageError(f"--follow: {path} is not there; name the folder of a run, which writes it at its start")
         return path
 

@@ -28,7 +28,7 @@ from wrappers import rom_name
 GAME = "Breakout"
 EPSILON = 0.1  # for both: where a run spends most of its time
 MINIBATCH = 32  # transitions per update, as in the paper
-WARM_UP_STEPS = 1_000  # agent steps of random play, then as many seconds as --warm-up-seconds of learning, untimed
+WARM_UP_STEPS = 1_000  # agent steps of a random agent, then as many seconds as --warm-up-seconds of learning, untimed
 RATE = ("rounds", "seconds", "warm_up_seconds")
 TAKES = {  # the flags of each measurement; --device and --json are everyone's
     "compare": (*RATE, "num_envs", "replay_size"),

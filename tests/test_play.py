@@ -169,7 +169,7 @@ def test_following_a_run_takes_the_newest_network(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     config = play.PlayConfig(follow=run, epsilon=0.0)
-    with pytest.raises(UsageError, match="is not there yet"):
+    with pytest.raises(UsageError, match=r"run/model.pt is not there"):
         play.play(config)
     save_network(run / "model.pt")
     with closing(NotedGame()) as game, closing(Typist([(30, "r"), (60, "r"), (90, "q")])) as window:
@@ -226,7 +226,7 @@ def test_a_person_alone_as_a_user_starts_it(tmp_path: Path) -> None:
 
 @pytest.fixture
 def error(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What the script says to flags that cannot be."""
+    """What the script says to flags that it refuses."""
     return lambda *flags: refused(monkeypatch, capfd, play.main, *map(str, flags))
 
 
@@ -234,15 +234,10 @@ def test_bad_flags(model: Path, tmp_path: Path, error: Callable[..., str]) -> No
     assert "who plays?" in error()
     assert "who plays?" in error("--state-dict", model, "--human", "--game", "Breakout")
     assert "needs the game" in error("--human")
-    assert "did you mean Breakout" in error("--human", "--game", "Brakout")
     assert "plays Breakout" in error("--state-dict", model, "--game", "Pong")
     assert "--epsilon" in error("--state-dict", model, "--epsilon", "nan")
-    assert "--seed" in error("--state-dict", model, "--seed", -1)
-    assert "no such folder" in error("--follow", tmp_path / "nothing")
-    assert "is not there" in error("--state-dict", tmp_path / "missing.pt")
+    assert "--follow: nothing/model.pt is not there" in error("--follow", "nothing")
     assert "must end in .mp4" in error("--state-dict", model, "--record", "x.gif")
-    assert "is not there" in error("--state-dict", model, "--record", tmp_path / "nowhere" / "x.mp4")
-    assert "18 actions" in error("--state-dict", save_network(tmp_path / "18.pt", num_actions=18))
 
 
 def test_without_a_display(model: Path, error: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,13 +119,12 @@ def _setting(name: str, folder: Path, rows: list[dict[str, Any]]) -> tuple[Score
     evaluated = [seed for seed in seeds if all(len(evaluations[paper.game, seed]) for paper in games)]
     steps, curves = _curves([[(paper, evaluations[paper.game, seed]) for paper in games] for seed in evaluated])
     notes = [f"{name}: {len(games)} of the paper's 49 games x {len(seeds)} seeds"]
+    incomplete = [f"{game} seed {seed}" for game, seed in runs if (game, seed) not in in_block]
+    unevaluated = [f"{game} seed {seed}" for (game, seed), rows in evaluations.items() if not len(rows)]
     for what, left_out in (
-        ("left out, without all of these seeds", [f"{game} seed {seed}" for game, seed in runs.keys() - in_block]),
+        ("left out, without all of these seeds", incomplete),
         ("left out, not compared with the paper's scores", other),
-        (
-            "the curve of evaluations leaves out the seeds of runs without any",
-            [f"{game} seed {seed}" for (game, seed), rows in evaluations.items() if not len(rows)],
-        ),
+        ("the curve of evaluations leaves out the seeds of runs without any", unevaluated),
     ):
         if left_out:
             notes.append(f"{name}: {what}: {', '.join(left_out)}")

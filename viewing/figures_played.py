@@ -53,14 +53,13 @@ class Watched:
     def __init__(self, state_dict: Path, seed: int):
         self.network = load_network(state_dict)
         self.rules = self.network.rules
-        self._path = state_dict
         self.seed = seed
         self._filmed = open_game(state_dict, self.network)
         self.game = self._filmed.rom
         self._player = EpsilonGreedyPlayer(self.network, epsilon=EPSILON, seed=seed)
 
     def play(self, game: int = 0) -> Iterator[Sight]:
-        """Play one game, game after game from other seeds, a `Sight` per agent step; raises `UsageError`."""
+        """Play one game, game after game from other seeds, a `Sight` per agent step."""
         screen = b""
 
         def act(states: np.ndarray) -> np.ndarray:
@@ -71,8 +70,6 @@ class Watched:
 
         for played in play_games(act, self._filmed, seed=(self.seed + game) % MAX_EMULATOR_SEED):
             value = float(self._player.q_values.max())
-            if not math.isfinite(value):
-                raise UsageError(f"{self._path} is broken: its Q-values are NaN or infinite; take an earlier network")
             yield Sight(played.states[0], value, screen, bool(played.step.terminals[0]))
 
     def states_for_map(self, number: int) -> list[Sight]:
