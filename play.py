@@ -15,7 +15,7 @@ from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
 from runtime.files import check_output
 from runtime.flags import Bounds, Probability, check_bounds, parse
 from runtime.networks import load_network
-from viewing.episodes import EPSILON, EpsilonGreedyPlayer, RenderedStep, open_game, shots
+from viewing.episodes import EPSILON, EpsilonGreedyPlayer, RenderedStep, open_game, rendered_steps
 from viewing.film import Film, filming
 from viewing.filmed_game import FilmedGame
 from viewing.panel import Panel
@@ -152,18 +152,18 @@ class Session:
         self._panel = Panel(display_name(self._game.rom), names, steps_per_second=rate)
         self._games_begun += 1
         self._restart_asked = False
-        for shot in shots(self.hands, self._game, seed=seed):
-            self._show(shot)
+        for rendered in rendered_steps(self.hands, self._game, seed=seed):
+            self._show(rendered)
             if self._ended or self._restart_asked:
                 return
-        self.scores.append(shot.score)
-        print(f"game {self._games_begun}, seed {seed}: score {shot.score:,.0f}", flush=True)
+        self.scores.append(rendered.score)
+        print(f"game {self._games_begun}, seed {seed}: score {rendered.score:,.0f}", flush=True)
 
-    def _show(self, shot: RenderedStep) -> None:
+    def _show(self, rendered: RenderedStep) -> None:
         """Show an agent step, and wait behind it while paused."""
-        self._panel.update(shot.state, self.hands.q_values, shot.action, shot.score)
+        self._panel.update(rendered.state, self.hands.q_values, rendered.action, rendered.score)
         self._say_notes()
-        for screen in shot.screens:
+        for screen in rendered.screens:
             picture = self._panel.picture(screen)
             if self._recording:
                 self._recording.add(picture)
@@ -172,7 +172,7 @@ class Session:
                 return
         self._step_asked = False
         while self._paused and not (self._step_asked or self._ended or self._restart_asked):
-            self._show_picture(self._panel.picture(shot.screens[-1]), FRAMES_PER_SECOND)
+            self._show_picture(self._panel.picture(rendered.screens[-1]), FRAMES_PER_SECOND)
 
     def _show_picture(self, picture: np.ndarray, frames_per_second: float) -> None:
         self._window.show(picture, frames_per_second)

@@ -16,7 +16,7 @@ from model import QNetwork
 from runtime.files import check_new_folder, check_output
 from runtime.flags import Bounds, Count, Probability, check_bounds, parse
 from runtime.networks import load_network
-from viewing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, RenderedStep, open_game, shots
+from viewing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, RenderedStep, open_game, rendered_steps
 from viewing.film import Album, Film, collecting, filming
 from viewing.filmed_game import FilmedGame
 from viewing.panel import SCALE, Panel, Tile, grid_picture
@@ -114,10 +114,10 @@ def play_game(config: FilmConfig, network: QNetwork, game: FilmedGame, stop: Sto
     """Play one of the games, 0 for the first, the same every time; KeyboardInterrupt at a signal."""
     seed = (config.seed + number) % MAX_EMULATOR_SEED
     player = EpsilonGreedyPlayer(network, epsilon=config.epsilon, seed=seed)
-    for shot in shots(player, game, seed=seed):
+    for rendered in rendered_steps(player, game, seed=seed):
         if stop:
             raise KeyboardInterrupt(STOPPED)
-        yield shot, player.q_values[0]
+        yield rendered, player.q_values[0]
 
 
 def best_moments(config: FilmConfig, play: Callable[[int], Play], steps_per_second: float) -> tuple[int, float]:
@@ -125,9 +125,9 @@ def best_moments(config: FilmConfig, play: Callable[[int], Play], steps_per_seco
     best, most = (0, 0.0), 0.0
     for number in range(config.episodes):
         scores = [0.0]
-        for shot, _ in play(number):
-            scores.append(shot.score)
-        say_score(config, number, shot)
+        for rendered, _ in play(number):
+            scores.append(rendered.score)
+        say_score(config, number, rendered)
         length = min(round(GIF_SECONDS * steps_per_second), len(scores) - 1)
         gains = np.subtract(scores[length:], scores[:-length])
         if gains.max() > most:
@@ -147,20 +147,20 @@ def film_scene(
     config: FilmConfig, number: int, play: Play, rate: float, start_seconds: float, album: Album | None
 ) -> Scene:
     """A game with what is filmed of it: from that second of play on all, for a GIF one screen per agent step."""
-    for step, (shot, q_values) in enumerate(play):
+    for step, (rendered, q_values) in enumerate(play):
         filmed = step / rate >= start_seconds
         if filmed and album:
-            for screen in shot.screens:
+            for screen in rendered.screens:
                 album.add(f"game_{number + 1:03}/screen", screen)
-            album.add(f"game_{number + 1:03}/state", np.hstack([*shot.state]))
+            album.add(f"game_{number + 1:03}/state", np.hstack([*rendered.state]))
         # Many games draw a sprite in every other frame only: where frames are left out, take the maximum of two.
-        screens = [np.maximum.reduce(shot.screens[-2:])] if config.gif else shot.screens
-        yield shot, q_values, screens if filmed else []
+        screens = [np.maximum.reduce(rendered.screens[-2:])] if config.gif else rendered.screens
+        yield rendered, q_values, screens if filmed else []
     if not filmed:
         game, seconds = f"game {number + 1}" if config.grid else "the game", step / rate
         raise UsageError(f"--from {start_seconds:g}: {game} ends after {seconds:.1f} seconds of play; start earlier")
     if not config.gif:
-        say_score(config, number, shot)
+        say_score(config, number, rendered)
 
 
 def draw_game(config: FilmConfig, game: FilmedGame, scene: Scene) -> Iterator[np.ndarray]:
@@ -168,8 +168,8 @@ def draw_game(config: FilmConfig, game: FilmedGame, scene: Scene) -> Iterator[np
     scale, rate = GIF_SCALE if config.gif else SCALE, game.rules.steps_per_second
     name = display_name(game.rom)
     panel = Panel(name, game.action_names, steps_per_second=rate, scale=scale, plain=config.plain)
-    for shot, q_values, screens in scene:
-        panel.update(shot.state, q_values, shot.action, shot.score)  # it follows the whole game
+    for rendered, q_values, screens in scene:
+        panel.update(rendered.state, q_values, rendered.action, rendered.score)  # it follows the whole game
         yield from map(panel.picture, screens)
 
 
@@ -177,9 +177,9 @@ def draw_grid(config: FilmConfig, scenes: list[Scene]) -> Iterator[np.ndarray]:
     """The pictures of a film of games side by side, until the last one has ended."""
 
     def tiles(scene: Scene) -> Iterator[Tile]:
-        for shot, _, screens in scene:
-            yield from (Tile(screen, shot.score, ended=False) for screen in screens)
-        yield from repeat(Tile(screens[-1], shot.score, ended=True))
+        for rendered, _, screens in scene:
+            yield from (Tile(screen, rendered.score, ended=False) for screen in screens)
+        yield from repeat(Tile(screens[-1], rendered.score, ended=True))
 
     for row in zip(*map(tiles, scenes), strict=True):
         if all(tile.ended for tile in row):

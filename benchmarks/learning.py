@@ -56,8 +56,10 @@ ZOO: dict[str, Any] = {
     "exploration_final_eps": 0.01,
     "optimize_memory_usage": False,
 }
-AT_START = ("game", "replay_start_size", "epsilon_start", "epsilon_end")  # and of the peer:
-PEERS_AT_START = ("learning_starts", "exploration_fraction", "exploration_final_eps")
+AT_START = (  # constants of ours and of the peer's that a measurement of the rate has of its own
+    *("replay_start_size", "epsilon_start", "epsilon_end"),
+    *("learning_starts", "exploration_fraction", "exploration_final_eps"),
+)
 LOOKS = {  # what each is called, and its colour; a config is `--config NAME`, and blue
     "example": ("the README's example", ORANGE),
     PEER: ("Stable-Baselines3, its zoo's constants", VERMILLION),
@@ -102,7 +104,7 @@ def _rates(config: BenchmarkConfig, programs: list[str], chosen: list[str]) -> d
     if differing := [name for name in programs if name in known and known[name]["made_with"] != made_with[name]]:
         what = f"other constants of {differing[0]}, or on another device than {device}"
         raise UsageError(f"{file} was measured with {what}; choose another --run-dir")
-    if missing := {name: _measurement(name) for name in chosen if name not in known}:
+    if missing := {name: _measurement(name, config.game) for name in chosen if name not in known}:
         for name, values in in_turn(missing, config).items():
             known[name] = {"made_with": made_with[name], **spread(values)}
         with failing_clearly(file):
@@ -111,11 +113,12 @@ def _rates(config: BenchmarkConfig, programs: list[str], chosen: list[str]) -> d
     return {name: row["median"] for name, row in known.items()}
 
 
-def _measurement(program: str) -> Callable[[BenchmarkConfig], float]:
+def _measurement(program: str, game: str) -> Callable[[BenchmarkConfig], float]:
     """What measures its rate: its constants, but learning from the start, at the epsilon of every measurement."""
-    measure = measure_stable_baselines3 if program == PEER else measure_ours
-    constants = {key: value for key, value in _constants(program).items() if key not in (*AT_START, *PEERS_AT_START)}
-    return partial(measure, changes=constants)
+    constants = {name: value for name, value in _constants(program).items() if name not in AT_START}
+    if program == PEER:
+        return partial(measure_stable_baselines3, changes=constants)
+    return partial(measure_ours, changes=constants | {"game": game})
 
 
 def _train(program: str, rom: str, folder: Path, steps: int, config: BenchmarkConfig) -> None:

@@ -126,9 +126,6 @@ def test_the_curves_of_one_run_hold_its_files_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(evaluation.lines[0].get_xydata(), [row[:2] for row in EVALUATIONS])  # type: ignore[attr-defined]
     bars = evaluation.lines[2][0].get_segments()  # type: ignore[attr-defined]
     np.testing.assert_allclose([bar[:, 1] for bar in bars], [[m - s, m + s] for _, m, s in EVALUATIONS])
-    frames = figure.axes[0].child_axes[0]
-    figure.draw_without_rendering()
-    np.testing.assert_allclose(frames.get_xlim(), np.multiply(figure.axes[0].get_xlim(), 4))
 
 
 def test_the_curves_of_several_runs_are_their_mean(tmp_path: Path) -> None:
@@ -250,17 +247,13 @@ def test_the_axis_says_where_it_changes_to_logarithmic(tmp_path: Path, mean: flo
     assert not [text for text in ticks if "-" in text]
 
 
-def test_scores_of_another_condition_are_left_out_and_named(tmp_path: Path) -> None:
-    table = tmp_path / "scores.csv"
-    table.write_text("game,mean,minutes,other_condition\npong,3,5.0,\npong,4,5.0,sticky actions 0.25\npong,5,30.0,\n")
+def test_scores_are_compared_with_others_of_their_condition_alone(tmp_path: Path) -> None:
+    table, header = tmp_path / "scores.csv", "game,mean,minutes,other_condition\n"
+    table.write_text(f"{header}pong,3,5.0,\npong,4,5.0,sticky actions 0.25\npong,5,30.0,\n")
     games, left_out = read_bars(table)
     assert [round(bar.score) for bar in games[0].measured] == [79]
     assert left_out == ["pong (sticky actions 0.25)", "pong (30 minutes)"]
-
-
-def test_scores_of_30_minutes_are_compared_with_the_human_of_30_minutes_alone(tmp_path: Path) -> None:
-    table = tmp_path / "scores.csv"
-    table.write_text("game,mean,minutes,other_condition\nbeam_rider,7644,30.0,\ntetris,1,30.0,\n")
+    table.write_text(f"{header}beam_rider,7644,30.0,\ntetris,1,30.0,\n")
     games, left_out = read_bars(table)
     assert left_out == ["tetris (not among the paper's 49 games)"]
     assert (round(games[0].measured[0].score), games[0].papers) == (44, ())
@@ -298,6 +291,8 @@ def test_bad_runs_are_one_clear_line(tmp_path: Path, error: Callable[..., str]) 
     assert "no-such-run is not a folder" in error("no-such-run")
     assert "different games (Breakout, ALE/Pong-v5)" in error(breakout, pong)
     assert "one or more run folders" in error("curves")
+    with pytest.raises(UsageError, match="no stretch of agent steps in common"):
+        across_runs([Curve(np.arange(start, start + 3.0), np.zeros(3)) for start in (0, 5)])
     (tmp_path / "empty").mkdir()
     assert "config.json" in error("empty")
     unfinished = make_run(tmp_path / "unfinished", [], evaluations=False)
@@ -321,13 +316,6 @@ def test_equal_numbers_are_drawn_without_a_warning(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         for figure in (draw_scores(read_bars(table)[0]), *(draw_curves([read_run(folder)] * runs) for runs in (1, 2))):
             figure.draw_without_rendering()
-
-
-def test_runs_without_a_common_stretch_are_one_clear_line(tmp_path: Path) -> None:
-    runs = [read_run(make_run(tmp_path / name, [1.0], evaluations=False)) for name in "ab"]
-    runs[1].games.steps[:] += 5
-    with pytest.raises(UsageError, match="no stretch of agent steps in common"):
-        draw_curves(runs)
 
 
 def test_bad_tables_and_outputs_are_one_clear_line(tmp_path: Path, error: Callable[..., str]) -> None:
@@ -459,61 +447,28 @@ class Scripted(Watched):
         return self.given[: len(sights)]
 
 
-def connectors(figure: Figure) -> np.ndarray:
-    """The lines from the screens, (count, 2 ends, 2) float64 in pixels."""
-    figure.draw_without_rendering()
-    lines = [artist for artist in figure.artists if isinstance(artist, ConnectionPatch)]
-    return np.array([line.get_transform().transform(np.asarray(line.get_path().vertices)[[0, -1]]) for line in lines])
-
-
 WALK = np.random.default_rng(0).normal(size=300).cumsum()
 
 
-@pytest.mark.parametrize("values", [WALK, np.exp(WALK), np.full(300, -0.5), np.array([1.0, 2.0])])
-def test_connectors_meet_the_value_curve_at_their_points_alone(values: np.ndarray) -> None:
+@pytest.mark.parametrize("values", [-np.exp(WALK), np.full(300, -0.5), np.array([1.0, 2.0])])
+def test_screens_are_joined_to_their_points_of_the_value_curve(values: np.ndarray) -> None:
     figure = draw_value(Scripted(values))
-    panel = figure.axes[0]
+    figure.draw_without_rendering()
+    panel, top = figure.axes[0], figure.axes[0].get_ylim()[1]
     (points,) = (np.asarray(line.get_xydata()) for line in panel.get_lines() if line.get_marker() == "o")
     assert len(points) == (SCREENS_ON_CURVE if len(values) > 2 else 1)
-    top = panel.get_ylim()[1]
-    assert top > values.max()
-    drops = np.array(panel.collections[0].get_segments())  # type: ignore[attr-defined]
-    np.testing.assert_array_equal(drops[:, 0], points)
-    np.testing.assert_array_equal(drops[:, 1], [(step, top) for step, _ in points])
-    lines = connectors(figure)
-    np.testing.assert_allclose(lines[:, 1], panel.transData.transform(drops[:, 1]))
-    assert (lines[:, 0, 1] > lines[:, 1, 1] + 10).all()  # from above the curve's panel
-    assert (np.diff(lines[:, :, 0], axis=0) > 0).all()  # and in the points' order: they do not cross each other
-
-
-def test_titles_of_screens_have_real_minus_signs() -> None:
-    titles = [axes.get_title() for axes in draw_value(Scripted(-np.abs(WALK) - 1)).axes if axes.images]
-    assert all("\N{MINUS SIGN}" in title and "-" not in title for title in titles)
-    titles = [axes.get_title() for axes in draw_value(Scripted(WALK * 1e35)).axes if axes.images]
-    assert max(map(len, titles)) < 25
+    np.testing.assert_array_equal(points[:, 1], values[points[:, 0].astype(int)])
+    joins = [artist for artist in figure.artists if isinstance(artist, ConnectionPatch)]
+    ends = [join.get_transform().transform(np.asarray(join.get_path().vertices))[-1] for join in joins]
+    np.testing.assert_allclose(ends, panel.transData.transform([(step, top) for step, _ in points]))
+    titles = [axes.get_title() for axes in figure.axes if axes.images]
+    assert all(title.startswith(f"step {step:,.0f}: ") for title, (step, _) in zip(titles, points, strict=True))
+    assert not any("-" in title for title in titles)  # minus signs are real ones
 
 
 def test_a_hidden_layer_that_is_always_the_same_has_no_map() -> None:
     with pytest.raises(UsageError, match="the same in every state"):
         draw_embedding(Scripted(np.arange(400.0), np.full((100, 8), 0.1, np.float32)), 100)
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_connectors_on_the_map_do_not_cross(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    points = np.random.default_rng(seed).uniform(size=(100, 2))
-    monkeypatch.setattr("viewing.figures_played.embed", lambda features, seed: points)
-    figure = draw_embedding(Scripted(np.arange(400.0), points), 100)
-    lines = connectors(figure)
-    assert len(lines) == SCREENS_ON_MAP
-    assert all(artist.zorder < figure.axes[0].zorder for artist in figure.artists)  # the marks stand on them
-
-    def side(line: np.ndarray, point: np.ndarray) -> float:
-        (x, y), (from_x, from_y) = line[1] - line[0], point - line[0]
-        return float(np.sign(x * from_y - y * from_x))
-
-    for number, a in enumerate(lines):
-        for b in lines[:number]:
-            assert side(a, b[0]) == side(a, b[1]) or side(b, a[0]) == side(b, a[1])
 
 
 def test_the_log_is_drawn_with_scores_and_lengths_and_the_frames_of_the_run(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from relatives.networks import build_network
 from runtime.checkpoint import save_state_dict
 from runtime.exits import RunError
 from runtime.networks import load_network
-from viewing.episodes import EpsilonGreedyPlayer, open_game, shots
+from viewing.episodes import EpsilonGreedyPlayer, open_game, rendered_steps
 from viewing.film import collecting
 from viewing.panel import CAPTION_HEIGHT, TILE_GAP, Tile, grid_picture
 
@@ -111,13 +111,13 @@ def test_frames_are_the_screens_and_the_states_byte_for_byte(
         game = open_game(model, network)
         found = folder / f"game_{number + 1:03}"
         screens = states = 0
-        for shot in shots(EpsilonGreedyPlayer(network, epsilon=1.0, seed=seed), game, seed=seed):
-            for screen in shot.screens:
+        for rendered in rendered_steps(EpsilonGreedyPlayer(network, epsilon=1.0, seed=seed), game, seed=seed):
+            for screen in rendered.screens:
                 np.testing.assert_array_equal(png(found / f"screen_{screens:06}.png"), screen)
                 screens += 1
             state = png(found / f"state_{states:06}.png")
             assert state.shape == (84, 336)
-            for index, frame in enumerate(shot.state):
+            for index, frame in enumerate(rendered.state):
                 np.testing.assert_array_equal(state[:, 84 * index : 84 * (index + 1)], frame)
             states += 1
         assert len(os.listdir(found)) == screens + states

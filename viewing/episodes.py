@@ -130,7 +130,7 @@ class RenderedStep:
     cut: bool
 
 
-def shots(player: Player, game: FilmedGame, *, seed: int) -> Iterator[RenderedStep]:
+def rendered_steps(player: Player, game: FilmedGame, *, seed: int) -> Iterator[RenderedStep]:
     """Play one game through the episode loop of the evaluation, and keep every emulator frame."""
     score = 0.0
     for played in play_games(player, game, seed=seed):

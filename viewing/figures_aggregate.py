@@ -8,7 +8,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,11 @@ class Scored:
     means: dict[str, float]
     steps: np.ndarray
     curves: np.ndarray | None
-    estimates: tuple[np.ndarray, np.ndarray] = field(init=False, repr=False)
-    """`aggregates` of the scores, with their intervals."""
 
-    def __post_init__(self) -> None:
-        self.estimates = estimate(self.scores, aggregates)
+    @functools.cached_property
+    def estimates(self) -> tuple[np.ndarray, np.ndarray]:
+        """`aggregates` of the scores, with their intervals."""
+        return estimate(self.scores, aggregates)
 
 
 def read_sweep(folder: Path) -> tuple[list[Scored], list[str]]:
