@@ -1,4 +1,4 @@
-"""Speed, side by side: python benchmark.py, and behind that parts, scaling, inference, relatives or learning"""
+"""Speed, side by side: python benchmark.py compare, parts, scaling, inference, relatives or learning"""
 
 from runtime.exits import exit_with  # isort: skip  # first: runtime/ says which Python is needed
 import importlib.util

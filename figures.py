@@ -48,7 +48,7 @@ class Command(ABC):
 
     @abstractmethod
     def draw(self) -> Figure:
-        """The picture, behind `load`."""
+        """The picture, after `load`."""
 
     def texts(self) -> dict[str, str]:
         """What is written with the picture, by suffix."""

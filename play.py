@@ -160,7 +160,7 @@ class Session:
         print(f"game {self._games_begun}, seed {seed}: score {rendered.score:,.0f}", flush=True)
 
     def _show(self, rendered: RenderedStep) -> None:
-        """Show an agent step, and wait behind it while paused."""
+        """Show an agent step, and wait after it while paused."""
         self._panel.update(rendered.state, self.hands.q_values, rendered.action, rendered.score)
         self._say_notes()
         for screen in rendered.screens:

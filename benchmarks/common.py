@@ -159,7 +159,7 @@ RATE_HEADER = f"{'median':>8} {'minimum':>8} {'maximum':>8} {'of limit':>9}"
 
 
 def milliseconds_of(function: Callable[[], Any], device: torch.device, seconds: float = 1.0) -> float:
-    """The median time of a call, in ms, with the device waited for, of calls for so many seconds behind a warm-up."""
+    """The median time of a call, in ms, with the device waited for, of calls for so many seconds after a warm-up."""
     wait = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
     timer = torch.utils.benchmark.Timer(
         "function(); wait()", globals={"function": function, "wait": wait}, num_threads=torch.get_num_threads()

@@ -19,7 +19,7 @@ from runtime.devices import choose_device, set_up_torch
 from viewing.figures_tables import BLUE, ORANGE, VERMILLION
 
 NUM_ACTIONS = 4  # Breakout's
-POINT_SECONDS = 0.2  # of each point, or one call behind one that warms up
+POINT_SECONDS = 0.2  # of each point, or one call after one that warms up
 
 
 class Point(NamedTuple):

@@ -143,7 +143,7 @@ def _train_peer(_program: str, rom: str, folder: Path, steps: int, config: Bench
 
 
 def _train_stable_baselines3(rom: str, folder: Path, steps: int, seed: int, device: str) -> None:
-    """Train the peer as its zoo does; evaluate it on whole games with all their points, behind its own wrappers."""
+    """Train the peer as its zoo does; evaluate it on whole games with all their points, through its own wrappers."""
     from stable_baselines3 import DQN
     from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
     from stable_baselines3.common.evaluation import evaluate_policy

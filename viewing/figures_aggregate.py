@@ -299,8 +299,8 @@ def tables(settings: list[Scored]) -> dict[str, str]:
             lines.append("| " + " | ".join(_cell(name, row[name]) for name in MEASURES) + " |")
         points, (low, high) = setting.estimates
         values = zip(METRICS, points, low, high, strict=True)
-        said = (f"{metric} {value:.2f} ({a:.2f} to {b:.2f})" for metric, value, a, b in values)
-        lines += ["", f"Normalised, with 95% intervals: {', '.join(said)}.", ""]
+        measured = (f"{metric} {value:.2f} ({a:.2f} to {b:.2f})" for metric, value, a, b in values)
+        lines += ["", f"Normalised, with 95% intervals: {', '.join(measured)}.", ""]
     return {".md": "\n".join(lines), ".csv": file.getvalue()}
 
 

@@ -85,7 +85,7 @@ class Film:
 
 @contextmanager
 def filming(path: Path, gif_frames_per_second: float = PAPER_OPTIONS.steps_per_second) -> Iterator[Film]:
-    """A film that is `path`, whole, once the block has ended well; behind `check_output`."""
+    """A film that is `path`, whole, once the block has ended well; call `check_output` first."""
     with (
         failing_clearly(path),
         replacing(path, f".{os.getpid()}") as temporary,
@@ -117,6 +117,6 @@ class Album:
 
 @contextmanager
 def collecting(path: Path) -> Iterator[Album]:
-    """An album that is the folder `path` once the block has ended well, behind `check_new_folder`."""
+    """An album that is the folder `path` once the block has ended well; call `check_new_folder` first."""
     with failing_clearly(path), making_folder(path) as temporary:
         yield Album(path, temporary)
