@@ -1,4 +1,4 @@
-"""Speed, side by side: python benchmark.py, and behind that parts, scaling, inference, relatives or learning"""
+"""Speed, side by side: python benchmark.py compare, parts, scaling, inference, relatives or learning"""
 
 from runtime.exits import exit_with  # isort: skip  # first: runtime/ says which Python is needed
 import importlib.util
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import BenchmarkConfig
+from benchmarks.common import PEER, BenchmarkConfig
 from benchmarks.compare import compare
 from benchmarks.inference import inference
 from benchmarks.learning import learning
@@ -22,26 +22,23 @@ from runtime.devices import choose_device, set_up_torch
 from runtime.files import writing_output
 from runtime.flags import parse
 
-MEASUREMENTS = {
-    "compare": compare,
-    "parts": parts,
-    "scaling": scaling,
-    "inference": inference,
-    "relatives": relatives,
-    "learning": learning,
-}
+MEASUREMENTS = {measure.__name__: measure for measure in (compare, parts, scaling, inference, relatives, learning)}
 
 
 def hardware(device: torch.device) -> str:
     """One line that says what ran: processor or GPU, cores, threads, versions, date."""
-    cpuinfo = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
-    models = [line.split(":")[1].strip() for line in cpuinfo.splitlines() if "model name" in line]
-    gpu = [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
-    names = ", ".join([*gpu, (models or [platform.machine()])[0]])
-    peer = ["stable-baselines3"] if importlib.util.find_spec("stable_baselines3") else []
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    peer = ["stable-baselines3"] if importlib.util.find_spec(PEER) else []
     packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "ale-py", "numpy", *peer))
     cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    return f"{names}, {cores}, Python {platform.python_version()}, {packages}"
+    return f"{gpu}{processor_name()}, {cores}, Python {platform.python_version()}, {packages}"
+
+
+def processor_name() -> str:
+    """The processor's model, where Linux tells it; else its kind."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:

@@ -23,15 +23,8 @@ from model import QNetwork
 from runtime.files import check_output, write_csv, writing_output
 from runtime.flags import Bounds, Probability, check_bounds, parse
 from runtime.networks import load_network
-from viewing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, RandomPlayer, check_actions, play_protocol
-from wrappers import (
-    LAST_LIVE_FRAME,
-    MAX_FRAMES_PER_GAME,
-    STOPPING_GAMES,
-    AtariGames,
-    action_names,
-    rom_name,
-)
+from viewing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, RandomPlayer, play_protocol, rom_of
+from wrappers import LAST_LIVE_FRAME, MAX_FRAMES_PER_GAME, STOPPING_GAMES, AtariGames, action_names, rom_name
 
 MAX_GAMES = 1_000  # emulators side by side
 BOOTSTRAP_RESAMPLES = 10_000
@@ -45,7 +38,7 @@ COLUMNS = (
 )
 NUMBERS = ("mean", "sd", "min", "median", "max", "95% interval", "first life", "seconds")
 HEADER = ("game", "games", *NUMBERS, "DQN", "DQN 2013", "human", "random", "normalised", "cut")
-EMULATOR_SEEDS = 1  # names the stream of seeds that the emulators draw from, beside the player's
+EMULATOR_SEEDS = 1  # names the stream of seeds that the emulators draw from; the player has its own
 
 
 def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
@@ -89,7 +82,7 @@ class EvaluationConfig:
     """Also write the table to this file, as an object with epsilon, minutes, seed and rows."""
 
     def check(self) -> None:
-        """Raise `UsageError` for flags that cannot be, or not together."""
+        """Raise `UsageError` for flags out of bounds, or that contradict each other."""
         if bool(self.state_dict) == self.random:
             raise UsageError("who plays? Name one of --state-dict MODEL.pt and --random --game Breakout")
         if self.random and not self.game:
@@ -98,11 +91,10 @@ class EvaluationConfig:
             raise UsageError(f"--game {' '.join(self.game)} is for --random: a state dict knows its game; leave it out")
         check_bounds(self)
         if self.random and self.epsilon != EPSILON:
-            raise UsageError(f"--epsilon {self.epsilon} does nothing with --random: all actions are; leave it out")
-        if self.csv:
-            check_output(self.csv, ".csv")
-        if self.json:
-            check_output(self.json, ".json")
+            raise UsageError(f"--epsilon {self.epsilon} has no effect on --random: all actions are; leave it out")
+        for path, suffix in ((self.csv, ".csv"), (self.json, ".json")):
+            if path:
+                check_output(path, suffix)
 
     def emulator_seeds(self) -> np.ndarray:
         """A seed for each emulator, (games,) int64, all different; another seed of the flag, other ones."""
@@ -115,7 +107,7 @@ class Entrant:
     """Who plays a row of the table: the network of a file, or, without one, random actions by the paper's rules."""
 
     name: str
-    game: str
+    rom: str
     network: QNetwork | None = None
 
     @property
@@ -124,8 +116,8 @@ class Entrant:
         return self.network.rules if self.network else PAPER_OPTIONS
 
     def other_condition(self, config: EvaluationConfig) -> str:
-        """In what the games are not those of the scores they would be compared with, in words; empty where they are."""
-        rules, usual, known = self.rules, PAPER_OPTIONS, action_names(rom_name(self.game))
+        """In what the games are not those of the scores they would be compared with; empty where they are."""
+        rules, usual, known = self.rules, PAPER_OPTIONS, action_names(self.rom)
         differing = {
             f"epsilon {config.epsilon:g}": config.epsilon != EPSILON,
             f"{config.minutes:g} minutes": config.minutes not in (MINUTES, LONG_MINUTES),
@@ -135,53 +127,51 @@ class Entrant:
         }
         return ", ".join(what for what, differs in differing.items() if differs)
 
-    def player(self, num_actions: int, config: EvaluationConfig) -> EpsilonGreedyPlayer | RandomPlayer:
-        """What chooses among the actions, with random numbers of its own from the seed."""
-        if self.network:
-            return EpsilonGreedyPlayer(self.network, epsilon=config.epsilon, seed=config.seed)
-        return RandomPlayer(num_actions, seed=config.seed)
-
 
 def entrants(config: EvaluationConfig) -> list[Entrant]:
     """Who plays, all of them sound before the first plays; raises `UsageError`."""
     if config.random:
         return [Entrant("random", rom_name(game)) for game in config.game]
-    networks = [(path, load_network(path)) for path in config.state_dict]
-    for path, network in networks:
-        with closing(AtariGames(rom_name(network.game), 1, network.rules)) as game:
-            check_actions(path, network, game)
-    return [Entrant(str(path), network.game, network) for path, network in networks]
+    networks = {path: load_network(path) for path in config.state_dict}
+    return [Entrant(str(path), rom_of(path, network), network) for path, network in networks.items()]
 
 
 def play(entrant: Entrant, config: EvaluationConfig) -> list[FinishedGame]:
     """The games of the protocol, one per emulator."""
-    rom, limit_frames = rom_name(entrant.game), round(config.minutes * FRAMES_PER_MINUTE)
-    with closing(AtariGames(rom, config.games, entrant.rules, max_frames_per_game=limit_frames)) as games:
-        player = entrant.player(games.num_actions, config)
-        with tqdm(total=config.games, desc=f"{entrant.name}: games", leave=False, disable=None) as bar:
-            played = play_protocol(
-                player, games, seed=config.emulator_seeds(), watch=lambda done: bar.update(done - bar.n) is not False
-            )
+    limit_frames = round(config.minutes * FRAMES_PER_MINUTE)
+    with (
+        closing(AtariGames(entrant.rom, config.games, entrant.rules, max_frames_per_game=limit_frames)) as games,
+        tqdm(total=config.games, desc=f"{entrant.name}: games", leave=False, disable=None) as bar,
+    ):
+
+        def show(finished: int) -> bool:
+            bar.update(finished - bar.n)
+            return True
+
+        player: EpsilonGreedyPlayer | RandomPlayer = RandomPlayer(games.num_actions, seed=config.seed)
+        if entrant.network:
+            player = EpsilonGreedyPlayer(entrant.network, epsilon=config.epsilon, seed=config.seed)
+        played = play_protocol(player, games, seed=config.emulator_seeds(), watch=show)
     assert played is not None  # nobody stopped it
     return played
 
 
 def evaluate(entrant: Entrant, config: EvaluationConfig) -> dict[str, Any]:
     """Play the protocol; returns a row, `COLUMNS` to values, None where the papers have none of this condition."""
-    played = play(entrant, config)
-    scores = np.array([game.score for game in played])
-    values: dict[str, Any] = {"state_dict": entrant.name, "game": entrant.game, "games": config.games}
-    statistics = (scores.mean(), scores.std(), scores.min(), np.median(scores), scores.max())
-    values |= dict(zip(STATISTICS, statistics, strict=True)) | {"cut": sum(game.cut for game in played)}
-    frames = [game.length_steps * entrant.rules.frames_per_step for game in played]
-    stops = rom_name(entrant.game) in STOPPING_GAMES
-    values["stopped"] = sum(stops and length > LAST_LIVE_FRAME for length in frames)
-    values["interval_low"], values["interval_high"] = bootstrap_interval(scores)
-    first_life, length_steps = np.mean([(game.first_life_score, game.length_steps) for game in played], axis=0)
-    means = first_life, length_steps, length_steps / entrant.rules.steps_per_second
-    values |= dict(zip(MEANS, means, strict=True))
+    played, rules, paper = play(entrant, config), entrant.rules, paper_scores(entrant.rom)
+    scores, first_lives, lengths = (
+        np.array([getattr(game, name) for game in played]) for name in ("score", "first_life_score", "length_steps")
+    )
+    statistics = scores.mean(), scores.std(), scores.min(), np.median(scores), scores.max()
+    means = first_lives.mean(), lengths.mean(), lengths.mean() / rules.steps_per_second
+    stopped = lengths * rules.frames_per_step > LAST_LIVE_FRAME if entrant.rom in STOPPING_GAMES else np.zeros(1)
+    values: dict[str, Any] = {"state_dict": entrant.name, "game": entrant.rom, "games": config.games}
+    values |= zip(STATISTICS, map(float, statistics), strict=True)
+    values |= zip(("interval_low", "interval_high"), bootstrap_interval(scores), strict=True)
+    values |= zip(MEANS, map(float, means), strict=True)
+    values |= {"cut": sum(game.cut for game in played), "stopped": int(stopped.sum())}
     values |= {"minutes": config.minutes, "other_condition": entrant.other_condition(config)}
-    if (paper := paper_scores(entrant.game)) and not values["other_condition"]:
+    if paper and not values["other_condition"]:
         if config.minutes == MINUTES:
             values |= {name: getattr(paper, name) for name in (*PAPER, *PAPER_2013)}
         values |= {"human": paper.human_of(config.minutes), "random": paper.random}
@@ -213,6 +203,22 @@ def write_json(path: Path, rows: list[dict[str, Any]], config: EvaluationConfig)
         temporary.write_text(json.dumps(result, indent=2) + "\n")
 
 
+def footnotes(rows: list[dict[str, Any]], config: EvaluationConfig) -> list[str]:
+    """What must be known of the numbers in the table, a line each."""
+    notes = []
+    if any(row["cut"] for row in rows):
+        notes.append(f"cut: games not over after {config.minutes:g} minutes; they count with the score so far")
+    if stopped := [f"{row['stopped']} of {row['game']}" for row in rows if row["stopped"]]:
+        where = f"frame {LAST_LIVE_FRAME:,}, where the game can stop responding (docs/differences.md)"
+        notes.append(f"stopped: games that went beyond {where}: {', '.join(stopped)}")
+    if any(row["other_condition"] for row in rows):
+        same = f"epsilon {EPSILON}, {MINUTES} minutes (or {LONG_MINUTES}, for the human alone), its frames and actions"
+        notes.append(f"normalised: only where the games were played as the paper's were: {same}")
+    elif config.minutes == LONG_MINUTES:
+        notes.append(f"normalised: by the human's score in {LONG_MINUTES} minutes; the paper's DQN played {MINUTES}")
+    return notes
+
+
 def main() -> None:
     config = parse(EvaluationConfig)
     config.check()
@@ -221,17 +227,7 @@ def main() -> None:
         write_csv(config.csv, COLUMNS, rows)
     if config.json:
         write_json(config.json, rows, config)
-    print(table(rows))
-    if any(row["cut"] for row in rows):
-        print(f"cut: games that were still going on at {config.minutes:g} minutes; they count with the score so far")
-    if stopped := [f"{row['stopped']} of {row['game']}" for row in rows if row["stopped"]]:
-        where = f"frame {LAST_LIVE_FRAME:,}, where the game can stop responding (docs/differences.md)"
-        print(f"stopped: games that went beyond {where}: {', '.join(stopped)}")
-    if any(row["other_condition"] for row in rows):
-        same = f"epsilon {EPSILON}, {MINUTES} minutes (or {LONG_MINUTES}, for the human alone), its frames and actions"
-        print(f"normalised: only where the games were played as the paper's were: {same}")
-    elif config.minutes == LONG_MINUTES:
-        print(f"normalised: by the human's score in {LONG_MINUTES} minutes; the paper's DQN played {MINUTES}")
+    print(table(rows), *footnotes(rows, config), sep="\n")
 
 
 if __name__ == "__main__":

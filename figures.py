@@ -40,7 +40,7 @@ class Command(ABC):
     output: str = "."
     """A folder, or a base name to which .png and .svg are added."""
     tables: ClassVar[tuple[str, ...]] = ()
-    """The kinds of text that are written beside the picture, by suffix."""
+    """The kinds of text that are written with the picture, by suffix."""
 
     @abstractmethod
     def load(self) -> str:
@@ -48,10 +48,10 @@ class Command(ABC):
 
     @abstractmethod
     def draw(self) -> Figure:
-        """The picture, behind `load`."""
+        """The picture, after `load`."""
 
     def texts(self) -> dict[str, str]:
-        """What is written beside the picture, by suffix."""
+        """What is written with the picture, by suffix."""
         return {}
 
 
@@ -93,7 +93,7 @@ class Curves(Command):
 
 @dataclass
 class Scores(Command):
-    """Normalised scores beside the paper's, a group of bars per game, best first (paper, Fig. 3)."""
+    """Normalised scores next to the paper's, a group of bars per game, best first (paper, Fig. 3)."""
 
     table: tyro.conf.Positional[Path]
     """What evaluate.py --csv wrote: a CSV file with the columns game and mean."""
@@ -110,7 +110,7 @@ class Scores(Command):
 
 @dataclass
 class Aggregate(Command):
-    """What sweeps say as a whole: aggregate scores with intervals, profiles, and a table beside the paper's scores."""
+    """What sweeps say as a whole: aggregate scores with intervals, profiles, and a table with the paper's scores."""
 
     tables: ClassVar[tuple[str, ...]] = (".md", ".csv")
     sweeps: tyro.conf.Positional[tuple[Path, ...]]
@@ -168,8 +168,8 @@ KINDS: tuple[type[Command], ...] = (Curves, Scores, Aggregate, Embedding, Value)
 COMMANDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in KINDS}
 
 
-def output_paths(output: str, name: str, more: tuple[str, ...]) -> list[Path]:
-    """The PNG, the SVG and `more` to write, before anything is drawn; raises `UsageError` where they cannot be.
+def output_paths(output: str, name: str, tables: tuple[str, ...]) -> list[Path]:
+    """The PNG, the SVG and the tables to write, before anything is drawn; raises `UsageError`.
 
     output: a folder, known by being there or by a slash at its end, for files called `name`; else their base name.
     """
@@ -182,21 +182,20 @@ def output_paths(output: str, name: str, more: tuple[str, ...]) -> list[Path]:
         base.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
-    suffixes = (".png", ".svg", *more)
-    paths = [base.with_name(base.name + suffix) for suffix in suffixes]
-    for path, suffix in zip(paths, suffixes, strict=True):
-        check_output(path, suffix)
+    paths = [base.with_name(base.name + suffix) for suffix in (".png", ".svg", *tables)]
+    for path in paths:
+        check_output(path, path.suffix)
     return paths
 
 
-def save(figure: Figure, paths: list[Path], texts: Mapping[str, str] = {}) -> None:
+def save(figure: Figure, paths: list[Path], texts: Mapping[str, str]) -> None:
     """Write figure or text to each path, as its suffix says, whole or not at all; raises `RunError` where it cannot."""
     for path in paths:
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
         with writing_output(path) as temporary:
             if path.suffix in texts:
                 temporary.write_text(texts[path.suffix], encoding="utf-8")
             else:
+                metadata = {"Date": None} if path.suffix == ".svg" else {}
                 figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
 
 

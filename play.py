@@ -3,7 +3,7 @@
 from runtime.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: runtime/ says which Python is needed
 import itertools
 import os
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
 from runtime.files import check_output
 from runtime.flags import Bounds, Probability, check_bounds, parse
 from runtime.networks import load_network
-from viewing.episodes import EPSILON, EpsilonGreedyPlayer, RenderedStep, open_game, shots
+from viewing.episodes import EPSILON, EpsilonGreedyPlayer, RenderedStep, open_game, rendered_steps
 from viewing.film import Film, filming
 from viewing.filmed_game import FilmedGame
 from viewing.panel import Panel
@@ -23,7 +23,7 @@ from viewing.window import Window
 from wrappers import rom_name
 
 KEYS_HELP = """\
-  p            pause, go on
+  p            pause, resume
   n            while paused: the next agent step (4 frames)
   + / -        faster / slower
   r            a new game
@@ -61,7 +61,7 @@ class PlayConfig:
     """Keep every emulator frame that was shown in this MP4 file, at the game's speed."""
 
     def check(self) -> None:
-        """Raise `UsageError` for flags that cannot be, or not together."""
+        """Raise `UsageError` for flags out of bounds, or that contradict each other."""
         if (self.state_dict is not None) + (self.follow is not None) + self.human != 1:
             raise UsageError("who plays? Name one of --state-dict MODEL.pt, --follow RUN, and --human --game GAME")
         if self.human and self.game is None:
@@ -74,11 +74,9 @@ class PlayConfig:
         """The state dict to play with now; None for a person alone. Raises `UsageError` when a run has none yet."""
         if self.follow is None:
             return self.state_dict
-        if not os.path.isdir(self.follow):
-            raise UsageError(f"--follow {self.follow}: there is no such folder; name a run folder such as runs/...")
         path = self.follow / "model.pt"
         if not os.path.exists(path):
-            raise UsageError(f"{path} is not there yet: a run writes it at its start; start this again then")
+            raise UsageError(f"--follow: {path} is not there; name the folder of a run, which writes it at its start")
         return path
 
 
@@ -154,18 +152,18 @@ class Session:
         self._panel = Panel(display_name(self._game.rom), names, steps_per_second=rate)
         self._games_begun += 1
         self._restart_asked = False
-        for shot in shots(self.hands, self._game, seed=seed):
-            self._show(shot)
+        for rendered in rendered_steps(self.hands, self._game, seed=seed):
+            self._show(rendered)
             if self._ended or self._restart_asked:
                 return
-        self.scores.append(shot.score)
-        print(f"game {self._games_begun}, seed {seed}: score {shot.score:,.0f}", flush=True)
+        self.scores.append(rendered.score)
+        print(f"game {self._games_begun}, seed {seed}: score {rendered.score:,.0f}", flush=True)
 
-    def _show(self, shot: RenderedStep) -> None:
-        """Show an agent step, and wait behind it while paused."""
-        self._panel.update(shot.state, self.hands.q_values, shot.action, shot.score)
+    def _show(self, rendered: RenderedStep) -> None:
+        """Show an agent step, and wait after it while paused."""
+        self._panel.update(rendered.state, self.hands.q_values, rendered.action, rendered.score)
         self._say_notes()
-        for screen in shot.screens:
+        for screen in rendered.screens:
             picture = self._panel.picture(screen)
             if self._recording:
                 self._recording.add(picture)
@@ -174,7 +172,7 @@ class Session:
                 return
         self._step_asked = False
         while self._paused and not (self._step_asked or self._ended or self._restart_asked):
-            self._show_picture(self._panel.picture(shot.screens[-1]), FRAMES_PER_SECOND)
+            self._show_picture(self._panel.picture(rendered.screens[-1]), FRAMES_PER_SECOND)
 
     def _show_picture(self, picture: np.ndarray, frames_per_second: float) -> None:
         self._window.show(picture, frames_per_second)
@@ -213,19 +211,14 @@ class Session:
             self.hands.tapped.append(key)
 
     def _save_screenshot(self, picture: np.ndarray) -> None:
-        for path in (Path(f"{self._game.rom}-{number:03}.png") for number in itertools.count(1)):
-            try:
-                with open(path, "xb") as file:  # a name that is taken stays what it is, also by another window just now
-                    Image.fromarray(picture).save(file, "png")
-            except FileExistsError:
-                continue
-            except OSError as error:
-                with suppress(OSError):
-                    path.unlink()
-                print(f"no screenshot: {path} cannot be written: {error.strerror}", flush=True)
-            else:
-                print(f"screenshot: {path}", flush=True)
-            return
+        paths = (Path(f"{self._game.rom}-{number:03}.png") for number in itertools.count(1))
+        path = next(path for path in paths if not os.path.lexists(path))
+        try:
+            Image.fromarray(picture).save(path)
+        except OSError as error:
+            print(f"no screenshot: {path} cannot be written: {error.strerror}", flush=True)
+        else:
+            print(f"screenshot: {path}", flush=True)
 
 
 def play(config: PlayConfig) -> list[float]:

@@ -16,7 +16,7 @@ from model import QNetwork
 from runtime.files import check_new_folder, check_output
 from runtime.flags import Bounds, Count, Probability, check_bounds, parse
 from runtime.networks import load_network
-from viewing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, RenderedStep, open_game, shots
+from viewing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, RenderedStep, open_game, rendered_steps
 from viewing.film import Album, Film, collecting, filming
 from viewing.filmed_game import FilmedGame
 from viewing.panel import SCALE, Panel, Tile, grid_picture
@@ -33,7 +33,7 @@ Scene = Iterator[tuple[RenderedStep, np.ndarray, list[np.ndarray]]]  # the same,
 
 @dataclass
 class FilmConfig:
-    """Film a trained network at play: every emulator frame in colour, 60 per second, beside what the network sees."""
+    """Film a trained network at play: every emulator frame in colour, 60 per second, next to what the network sees."""
 
     state_dict: Path
     """The network: a state dict that a training run wrote, such as runs/.../model.pt. It knows its game."""
@@ -60,31 +60,28 @@ class FilmConfig:
     """Show it in a window too, at the game's speed."""
 
     def check(self) -> None:
-        """Raise `UsageError` for flags that cannot be, or not together."""
+        """Raise `UsageError` for flags out of bounds, or that contradict each other."""
         check_bounds(self)
-        bounds = Bounds(0, 60 * MINUTES, with_high=False)  # as long as a game may last
-        if self.from_seconds is not None and not bounds.hold(self.from_seconds):
-            raise UsageError(f"--from {self.from_seconds} cannot be: it must be {bounds}")
+        longest = 60 * MINUTES  # of a game
+        if self.from_seconds is not None and not 0 <= self.from_seconds < longest:
+            raise UsageError(f"--from must be from 0 to below {longest}, got {self.from_seconds}")
         if self.gif and self.from_seconds is not None and self.episodes > 1:
             raise UsageError("--gif --from films one game: leave --episodes out, and choose the game by --seed")
         if self.grid and (self.episodes > 1 or self.plain):
             raise UsageError("--grid films its games at once and without panels: leave --episodes and --plain out")
-        suffix = ".gif" if self.gif else ".mp4"
-        if self.output:
-            check_output(self.output, suffix)
-        if self.frames:
-            check_new_folder(self.frames)
 
     def path(self, rom: str) -> Path:
-        """Where the film goes; raises `UsageError` where it would lie in the folder of --frames."""
-        path = self.output or Path(f"{rom}.gif" if self.gif else f"{rom}.mp4")
-        if self.frames and path.resolve().is_relative_to(self.frames.resolve()):
-            raise UsageError(f"--frames {self.frames} is where the film {path} goes; name another folder")
+        """Where the film goes; raises `UsageError` unless it, and the folder of --frames, can be written there."""
+        suffix = ".gif" if self.gif else ".mp4"
+        path = self.output or Path(rom + suffix)
+        check_output(path, suffix)
+        if self.frames:
+            check_new_folder(self.frames)
         return path
 
 
 def make_film(config: FilmConfig) -> Path:
-    """Film as `config` says; returns the path. Raises `UsageError`, at a signal KeyboardInterrupt: then nothing is."""
+    """Film as `config` says; returns the path. Raises `UsageError`, at a signal KeyboardInterrupt: nothing is left."""
     config.check()
     network = load_network(config.state_dict)
     with ExitStack() as stack:
@@ -107,11 +104,9 @@ def make_film(config: FilmConfig) -> Path:
             scenes = [film_scene(config, each, play(each), rate, start_seconds, album) for each in numbers]
             pictures = draw_grid(config, scenes) if config.grid else draw_game(config, games[0], *scenes)
             take_pictures(config, pictures, rate, film, window)
-    made = f"{path}: {film.frames:,} frames, {path.stat().st_size / 1e6:.1f} MB"
-    if config.gif:
-        made += "" if config.grid else f": game {number + 1}, seed {config.seed + number}"
-        made += f", seconds {start_seconds:.1f} to {start_seconds + film.frames / rate:.1f}"
-    print(made)
+    which = f": game {number + 1}, seed {config.seed + number}" if config.gif and not config.grid else ""
+    when = f", seconds {start_seconds:.1f} to {start_seconds + film.frames / rate:.1f}" if config.gif else ""
+    print(f"{path}: {film.frames:,} frames, {path.stat().st_size / 1e6:.1f} MB{which}{when}")
     return path
 
 
@@ -119,10 +114,10 @@ def play_game(config: FilmConfig, network: QNetwork, game: FilmedGame, stop: Sto
     """Play one of the games, 0 for the first, the same every time; KeyboardInterrupt at a signal."""
     seed = (config.seed + number) % MAX_EMULATOR_SEED
     player = EpsilonGreedyPlayer(network, epsilon=config.epsilon, seed=seed)
-    for shot in shots(player, game, seed=seed):
+    for rendered in rendered_steps(player, game, seed=seed):
         if stop:
             raise KeyboardInterrupt(STOPPED)
-        yield shot, player.q_values[0]
+        yield rendered, player.q_values[0]
 
 
 def best_moments(config: FilmConfig, play: Callable[[int], Play], steps_per_second: float) -> tuple[int, float]:
@@ -130,9 +125,9 @@ def best_moments(config: FilmConfig, play: Callable[[int], Play], steps_per_seco
     best, most = (0, 0.0), 0.0
     for number in range(config.episodes):
         scores = [0.0]
-        for shot, _ in play(number):
-            scores.append(shot.score)
-        say_score(config, number, shot)
+        for rendered, _ in play(number):
+            scores.append(rendered.score)
+        say_score(config, number, rendered)
         length = min(round(GIF_SECONDS * steps_per_second), len(scores) - 1)
         gains = np.subtract(scores[length:], scores[:-length])
         if gains.max() > most:
@@ -152,20 +147,20 @@ def film_scene(
     config: FilmConfig, number: int, play: Play, rate: float, start_seconds: float, album: Album | None
 ) -> Scene:
     """A game with what is filmed of it: from that second of play on all, for a GIF one screen per agent step."""
-    for step, (shot, q_values) in enumerate(play):
+    for step, (rendered, q_values) in enumerate(play):
         filmed = step / rate >= start_seconds
         if filmed and album:
-            for screen in shot.screens:
+            for screen in rendered.screens:
                 album.add(f"game_{number + 1:03}/screen", screen)
-            album.add(f"game_{number + 1:03}/state", np.hstack([*shot.state]))
+            album.add(f"game_{number + 1:03}/state", np.hstack([*rendered.state]))
         # Many games draw a sprite in every other frame only: where frames are left out, take the maximum of two.
-        screens = [np.maximum.reduce(shot.screens[-2:])] if config.gif else shot.screens
-        yield shot, q_values, screens if filmed else []
+        screens = [np.maximum.reduce(rendered.screens[-2:])] if config.gif else rendered.screens
+        yield rendered, q_values, screens if filmed else []
     if not filmed:
         game, seconds = f"game {number + 1}" if config.grid else "the game", step / rate
         raise UsageError(f"--from {start_seconds:g}: {game} ends after {seconds:.1f} seconds of play; start earlier")
     if not config.gif:
-        say_score(config, number, shot)
+        say_score(config, number, rendered)
 
 
 def draw_game(config: FilmConfig, game: FilmedGame, scene: Scene) -> Iterator[np.ndarray]:
@@ -173,8 +168,8 @@ def draw_game(config: FilmConfig, game: FilmedGame, scene: Scene) -> Iterator[np
     scale, rate = GIF_SCALE if config.gif else SCALE, game.rules.steps_per_second
     name = display_name(game.rom)
     panel = Panel(name, game.action_names, steps_per_second=rate, scale=scale, plain=config.plain)
-    for shot, q_values, screens in scene:
-        panel.update(shot.state, q_values, shot.action, shot.score)  # it follows the whole game
+    for rendered, q_values, screens in scene:
+        panel.update(rendered.state, q_values, rendered.action, rendered.score)  # it follows the whole game
         yield from map(panel.picture, screens)
 
 
@@ -182,9 +177,9 @@ def draw_grid(config: FilmConfig, scenes: list[Scene]) -> Iterator[np.ndarray]:
     """The pictures of a film of games side by side, until the last one has ended."""
 
     def tiles(scene: Scene) -> Iterator[Tile]:
-        for shot, _, screens in scene:
-            yield from (Tile(screen, shot.score, ended=False) for screen in screens)
-        yield from repeat(Tile(screens[-1], shot.score, ended=True))
+        for rendered, _, screens in scene:
+            yield from (Tile(screen, rendered.score, ended=False) for screen in screens)
+        yield from repeat(Tile(screens[-1], rendered.score, ended=True))
 
     for row in zip(*map(tiles, scenes), strict=True):
         if all(tile.ended for tile in row):

@@ -1,4 +1,4 @@
-"""What the measurements share: flags, a training to measure, clocks, a process of its own."""
+"""What the measurements share: flags, a training to measure, clocks, a process of its own, a table of rates."""
 
 import dataclasses
 import importlib.util
@@ -21,47 +21,42 @@ from runtime.devices import choose_device, set_up_torch
 from runtime.exits import UsageError
 from runtime.files import check_output, writing_output
 from runtime.flags import Bounds, Count, Positive, check_bounds, flag
-from runtime.run_config import arguments_of_file
+from runtime.run_config import RunConfig, with_file
 from training import Training
 from wrappers import rom_name
 
 GAME = "Breakout"
-ROOT = Path(__file__).parent.parent
 EPSILON = 0.1  # for both: where a run spends most of its time
 MINIBATCH = 32  # transitions per update, as in the paper
-WARM_UP_STEPS = 1_000  # agent steps of random play, then as many seconds as --warm-up-seconds of learning, untimed
+WARM_UP_STEPS = 1_000  # agent steps of a random agent, then as many seconds as --warm-up-seconds of learning, untimed
+RATE = ("rounds", "seconds", "warm_up_seconds")
 TAKES = {  # the flags of each measurement; --device and --json are everyone's
-    "compare": ("rounds", "seconds", "warm_up_seconds", "num_envs", "replay_size"),
+    "compare": (*RATE, "num_envs", "replay_size"),
     "parts": ("num_envs", "replay_size"),
-    "scaling": ("rounds", "seconds", "warm_up_seconds", "replay_size", "figure"),
-    "inference": ("point_seconds", "figure"),
-    "relatives": ("rounds", "seconds", "warm_up_seconds", "num_envs", "replay_size"),
-    "learning": (
-        *("rounds", "seconds", "warm_up_seconds"),
-        *("game", "seed", "config", "programs", "run_dir", "figure"),
-    ),
+    "scaling": (*RATE, "replay_size", "figure"),
+    "inference": ("figure",),
+    "relatives": (*RATE, "num_envs", "replay_size"),
+    "learning": (*RATE, "game", "seed", "config", "programs", "run_dir", "figure"),
 }
 PEER = "stable_baselines3"
-PROGRAMS = ("example", PEER)  # of the hour of learning, beside a config
+PROGRAMS = ("example", PEER)  # of the hour of learning, next to a config
 Result = TypeVar("Result")
 
 
 @dataclass
 class BenchmarkConfig:
-    """Measure speed: training beside its peer, in its parts, as it scales; or the networks alone."""
+    """Measure speed: training next to its peer, in its parts, as it scales; or the networks alone."""
 
     what: tyro.conf.Positional[Literal["compare", "parts", "scaling", "inference", "relatives", "learning"]] = "compare"
-    """compare: beside Stable-Baselines3's DQN. parts: where the time goes. scaling: environments and memory sizes.
+    """compare: next to Stable-Baselines3's DQN. parts: where the time goes. scaling: environments and memory sizes.
     inference: each network forward, by batch, history frames and resolution. relatives: training with each option.
-    learning: scores after the agent steps of an hour, beside the README's example and Stable-Baselines3."""
+    learning: scores after the agent steps of an hour, next to the README's example and Stable-Baselines3."""
     rounds: Count = 5
     """Rounds of the comparison, in each every program once, in a process of its own; with scaling, of each point."""
     seconds: Positive = 20.0
     """Seconds of each measurement, after the warm-up."""
     warm_up_seconds: Annotated[float, Bounds(0)] = 5.0
     """Seconds of learning before each measurement."""
-    point_seconds: Positive = 0.5
-    """With inference: seconds of each point at most, or three calls; a fifth of them where its times agree."""
     num_envs: Annotated[int, Bounds(1, MAX_ENVS)] = 32
     """Games that this project plays side by side."""
     replay_size: Count = 48_000
@@ -71,12 +66,12 @@ class BenchmarkConfig:
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     """With learning: of every program."""
     config: str | None = None
-    """With learning: a file of flags, or the name of one in configs/, to train beside the others."""
+    """With learning: a file of flags, or the name of one in configs/, to train next to the others."""
     programs: tuple[str, ...] = ()
     """With learning: those to train now (the config, example, stable_baselines3); the others count with what the folder
     has. Default: all."""
     run_dir: Path = Path("runs/hour")
-    """With learning: the folder of the rates and of all runs; the same command goes on in it."""
+    """With learning: the folder of the rates and of all runs; the same command resumes them."""
     device: str = "auto"
     """Where the networks live: cuda, mps, cpu, or auto."""
     json: Path | None = None
@@ -85,22 +80,27 @@ class BenchmarkConfig:
     """With scaling, inference and learning: also draw it, to this PNG."""
 
     def check(self) -> None:
-        """Raise `UsageError` for flags that cannot be, or not together."""
+        """Raise `UsageError` for flags that contradict each other or the measurement."""
         check_bounds(self)
         for field in dataclasses.fields(self):
             takers = [what for what, names in TAKES.items() if field.name in names]
             if takers and self.what not in takers and getattr(self, field.name) != field.default:
                 way_out = f"leave it out, or type python benchmark.py {' or '.join(takers)}"
-                raise UsageError(f"{flag(field.name)} does nothing with {self.what}; {way_out}")
-        if self.what == "learning":
-            rom_name(self.game)
-            config = [self.config] if self.config and arguments_of_file(self.config) else []
-            if odd := [name for name in self.programs if name not in (*config, *PROGRAMS)]:
-                raise UsageError(f"--programs: there is no {odd[0]}; there are {', '.join((*config, *PROGRAMS))}")
+                raise UsageError(f"{flag(field.name)} has no effect on {self.what}; {way_out}")
+        rom_name(self.game)
+        known = (*([self.config] if self.config and changes_of_file(self.config) else []), *PROGRAMS)
+        if odd := [name for name in self.programs if name not in known]:
+            raise UsageError(f"--programs: there is no {odd[0]}; there are {', '.join(known)}")
         if self.json:
             check_output(self.json, ".json")
         if self.figure:
             check_output(self.figure, ".png")
+
+
+def changes_of_file(config: str) -> dict[str, Any]:
+    """What is learned by a file of flags, by field of `Hyperparameters`; raises `UsageError` where there is no such."""
+    parsed = with_file(RunConfig(GAME, config=config))
+    return {field.name: getattr(parsed, field.name) for field in dataclasses.fields(Hyperparameters)}
 
 
 def started(config: BenchmarkConfig, **changes: Any) -> Training:
@@ -149,17 +149,22 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "minimum": min(values), "maximum": max(values)}
 
 
-def timer(function: Callable[[], Any], device: torch.device) -> torch.utils.benchmark.Timer:
-    """A clock for calls of `function`, with the device waited for."""
+def rate_columns(row: Mapping[str, float]) -> str:
+    """A `spread` of agent steps per second with its limit, as the columns that `RATE_HEADER` names."""
+    share = row["median"] / row["limit"]
+    return f"{row['median']:8.1f} {row['minimum']:8.1f} {row['maximum']:8.1f} {share:9.0%}"
+
+
+RATE_HEADER = f"{'median':>8} {'minimum':>8} {'maximum':>8} {'of limit':>9}"
+
+
+def milliseconds_of(function: Callable[[], Any], device: torch.device, seconds: float = 1.0) -> float:
+    """The median time of a call, in ms, with the device waited for, of calls for so many seconds after a warm-up."""
     wait = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
-    return torch.utils.benchmark.Timer(
+    timer = torch.utils.benchmark.Timer(
         "function(); wait()", globals={"function": function, "wait": wait}, num_threads=torch.get_num_threads()
     )
-
-
-def milliseconds_of(function: Callable[[], Any], device: torch.device) -> float:
-    """The median time of a call, in ms, with the device waited for."""
-    return timer(function, device).blocked_autorange(min_run_time=1.0).median * 1e3
+    return timer.blocked_autorange(min_run_time=seconds).median * 1e3
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Agent steps per second, beside Stable-Baselines3's DQN."""
+"""Agent steps per second, next to Stable-Baselines3's DQN, and with the multiplications in bfloat16."""
 
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import ale_py
@@ -12,18 +13,22 @@ from benchmarks.common import (
     EPSILON,
     MINIBATCH,
     PEER,
+    RATE_HEADER,
     WARM_UP_STEPS,
     BenchmarkConfig,
     alone,
     in_turn,
     peer_is_there,
+    rate_columns,
     spread,
     started,
 )
 from benchmarks.parts import limit
 from q_agent_train import step
-from runtime.devices import choose_device
+from runtime.devices import bfloat16_instructions, choose_device
 from wrappers import rom_name
+
+BFLOAT16 = "ours, bfloat16"
 
 
 def rate(advance: Callable[[], object], steps: Callable[[], int], config: BenchmarkConfig) -> float:
@@ -73,26 +78,24 @@ def measure_stable_baselines3(config: BenchmarkConfig, changes: Mapping[str, Any
     return rate(lambda: model.learn(100, reset_num_timesteps=False), lambda: model.num_timesteps, config)
 
 
-PROGRAMS = {"ours": measure_ours, PEER: measure_stable_baselines3}
-
-
 def compare(config: BenchmarkConfig) -> dict[str, Any]:
     """Measure every program in turn, round by round, and print the table; returns the result as an object."""
-    programs = dict(PROGRAMS)
-    if not peer_is_there():
-        del programs[PEER]
-    rates = in_turn(programs, config)
-    result: dict[str, Any] = {}
-    at_most = alone(limit, config)
-    print(f"{'agent steps per second':24} {'median':>8} {'minimum':>8} {'maximum':>8} {'of limit':>9}")
-    for name, values in rates.items():
-        result[name] = row = spread(values)
-        print(f"{name:24} {row['median']:8.1f} {row['minimum']:8.1f} {row['maximum']:8.1f}", end="")
-        print(f" {row['median'] / at_most:9.0%}")
-    print(f"limit of this project, with updates at the rate of matrix products: {at_most:.1f}")
+    programs: dict[str, Callable[[BenchmarkConfig], float]] = {"ours": measure_ours}
+    if has_bfloat16 := bool(bfloat16_instructions(choose_device(config.device))):
+        programs[BFLOAT16] = partial(measure_ours, changes={"precision": "bfloat16"})
+    if peer_is_there():
+        programs[PEER] = measure_stable_baselines3
+    rates, at_most = in_turn(programs, config), alone(limit, config)
+    result: dict[str, Any] = {name: spread(values) for name, values in rates.items()}
+    print(f"{'agent steps per second':24} {RATE_HEADER}")
+    for name, row in result.items():
+        print(f"{name:24} {rate_columns(row | {'limit': at_most})}")
+    if not has_bfloat16:
+        print(f"{BFLOAT16:24} unsupported: no instructions for it here")
+    print(f"limit of this project, with updates at the rate of float32 matrix products: {at_most:.1f}")
     result["limit"] = at_most
-    if PEER in result:
+    if PEER in rates:
         result["ratio"] = result["ours"]["median"] / result[PEER]["median"]
-        ratios = [ours / peer for ours, peer in zip(*rates.values(), strict=True)]
+        ratios = [ours / peer for ours, peer in zip(rates["ours"], rates[PEER], strict=True)]
         print(f"ratio of the medians {result['ratio']:.2f}; round by round {min(ratios):.2f} to {max(ratios):.2f}")
     return result

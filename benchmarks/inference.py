@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter
 from torch.utils.flop_counter import FlopCounterMode
 
 from atari import FRAME_SIZE, HISTORY_FRAMES
-from benchmarks.common import GAME, MINIBATCH, BenchmarkConfig, alone, save_figure, timer
+from benchmarks.common import GAME, MINIBATCH, BenchmarkConfig, alone, milliseconds_of, save_figure
 from model import NETWORKS, QNetwork
 from relatives.networks import build_network
 from runtime.architecture import Architecture
@@ -19,6 +19,7 @@ from runtime.devices import choose_device, set_up_torch
 from viewing.figures_tables import BLUE, ORANGE, VERMILLION
 
 NUM_ACTIONS = 4  # Breakout's
+POINT_SECONDS = 0.2  # of each point, or one call after one that warms up
 
 
 class Point(NamedTuple):
@@ -59,21 +60,15 @@ def count(layers: Architecture, point: Point) -> tuple[int, int]:
     return sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() // 2
 
 
-def milliseconds_at(layers: Architecture, point: Point, device: torch.device, seconds: float) -> float:
-    """The median time of a batch forward, in ms, of about three calls or more, the device waited for."""
-    with device, torch.no_grad():
-        network, states = network_and_states(layers, point)
-        clock = timer(lambda: network(states), device)
-        once = clock.timeit(1).median  # behind two calls that prepare kernels and buffers
-        at_most = max(seconds, 3 * once)
-        return clock.adaptive_autorange(min_run_time=seconds / 5, max_run_time=at_most).median * 1e3
-
-
 def measure(layers: Architecture, points: list[Point], config: BenchmarkConfig) -> list[float]:
-    """The milliseconds of one network at each point."""
+    """The milliseconds of one network at each point: of a batch forward."""
     set_up_torch(deterministic=False)
-    device = choose_device(config.device)
-    return [milliseconds_at(layers, point, device, config.point_seconds) for point in points]
+    device, times = choose_device(config.device), []
+    for point in points:
+        with device, torch.no_grad():
+            network, states = network_and_states(layers, point)
+            times.append(milliseconds_of(lambda: network(states), device, POINT_SECONDS))  # noqa: B023
+    return times
 
 
 def name_of(layers: Architecture) -> str:

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,22 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from atari import FRAMES_PER_MINUTE, paper_scores
-from benchmarks.common import PEER, PROGRAMS, ROOT, BenchmarkConfig, alone, in_turn, peer_is_there, save_figure, spread
+from benchmarks.common import (
+    PEER,
+    PROGRAMS,
+    BenchmarkConfig,
+    alone,
+    changes_of_file,
+    in_turn,
+    peer_is_there,
+    save_figure,
+    spread,
+)
 from benchmarks.compare import measure_ours, measure_stable_baselines3, peer_games
-from config import Hyperparameters
 from runtime.devices import choose_device
 from runtime.exits import RunError, UsageError
 from runtime.files import failing_clearly, lock_folder, write_csv, write_text
-from runtime.flags import MOST
-from runtime.run_config import RunConfig, arguments_of_file, with_arguments
+from runtime.flags import MOST, flag
 from runtime.tables import EVALUATION_COLUMNS, evaluation_row, number_in, read_rows
 from viewing.episodes import EPSILON, GAMES, MINUTES
 from viewing.figures_tables import BLUE, GREY, ORANGE, VERMILLION
@@ -28,10 +35,13 @@ from wrappers import rom_name
 
 HOUR_SECONDS = 3_600
 EVALUATIONS = 10  # in the hour, evenly
-EXAMPLE = (
-    *("--min-squared-gradient", "1e-10", "--replay-size", "200000", "--replay-start-size", "10000"),
-    *("--epsilon-decay-steps", "100000"),
-)
+SCRIPT = Path(__file__).parent.parent / "q_agent_train.py"
+EXAMPLE = {
+    "min_squared_gradient": 1e-10,
+    "replay_size": 200_000,
+    "replay_start_size": 10_000,
+    "epsilon_decay_steps": 100_000,
+}
 # rl-baselines3-zoo, hyperparams/dqn.yml, atari; its wrapper and stacked frames stand in `_train_stable_baselines3`.
 ZOO: dict[str, Any] = {
     "policy": "CnnPolicy",
@@ -46,6 +56,10 @@ ZOO: dict[str, Any] = {
     "exploration_final_eps": 0.01,
     "optimize_memory_usage": False,
 }
+AT_START = (  # constants of ours and of the peer's that a measurement of the rate has of its own
+    *("replay_start_size", "epsilon_start", "epsilon_end"),
+    *("learning_starts", "exploration_fraction", "exploration_final_eps"),
+)
 LOOKS = {  # what each is called, and its colour; a config is `--config NAME`, and blue
     "example": ("the README's example", ORANGE),
     PEER: ("Stable-Baselines3, its zoo's constants", VERMILLION),
@@ -63,14 +77,13 @@ def learning(config: BenchmarkConfig) -> dict[str, Any]:
     chosen = [name for name in programs if name in (config.programs or programs)]
     if PEER in chosen and not peer_is_there():
         chosen.remove(PEER)
-    constants = {name: _constants(name) for name in programs}
-    rates, rows = _rates(config, constants, chosen), []
+    rates, rows = _rates(config, programs, chosen), []
     for name in [name for name in programs if name in rates]:
         steps, folder = round(rates[name] * HOUR_SECONDS), config.run_dir / f"{rom}-seed{config.seed}-{Path(name).stem}"
         if name in chosen:
-            _train(name, constants[name], rom, folder, steps, config)
-        end = (EVALUATIONS + 1) * (steps // EVALUATIONS)  # a run may have gone on behind its hour
-        means = [(step, mean) for step, mean in _evaluations(folder / "evaluations.csv") if step < end]
+            (_train_peer if name == PEER else _train)(name, rom, folder, steps, config)
+        end = (EVALUATIONS + 1) * (steps // EVALUATIONS)  # a run may have been made longer than its hour
+        means = [(step, mean) for step, mean in _evaluations(folder) if step < end]
         rows.append({"program": name, "steps_per_second": rates[name], "agent_steps": steps, "evaluations": means})
     _print(rom, rows)
     if config.figure:
@@ -78,65 +91,59 @@ def learning(config: BenchmarkConfig) -> dict[str, Any]:
     return {"learning": rows, "game": rom, "seed": config.seed}
 
 
-def _constants(program: str) -> list[str]:
-    """The command line of our own programs, the constants of the peer."""
-    if program == PEER:
-        return [f"{name}={value}" for name, value in ZOO.items()]
-    return [*EXAMPLE] if program == "example" else arguments_of_file(program)
+def _constants(program: str) -> dict[str, Any]:
+    """What a program learns with; our own by field of `Hyperparameters`."""
+    return {"example": EXAMPLE, PEER: ZOO}.get(program) or changes_of_file(program)
 
 
-def _rates(config: BenchmarkConfig, constants: dict[str, list[str]], chosen: list[str]) -> dict[str, float]:
+def _rates(config: BenchmarkConfig, programs: list[str], chosen: list[str]) -> dict[str, float]:
     """Agent steps per second that the folder has, those of `chosen` measured where missing; raises `UsageError`."""
     file, device = config.run_dir / "rates.json", str(choose_device(config.device))
-    try:
-        known = json.loads(file.read_text()) if file.exists() else {}
-        made = {name: (row["constants"], row["device"], float(row["median"])) for name, row in known.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{file} does not say the rates ({error!r}); remove it to measure them again") from None
-    if differing := [name for name in constants if name in made and made[name][:2] != (constants[name], device)]:
+    known = json.loads(file.read_text()) if file.exists() else {}
+    made_with = {name: json.dumps({"device": device, **_constants(name)}, default=str) for name in programs}
+    if differing := [name for name in programs if name in known and known[name]["made_with"] != made_with[name]]:
         what = f"other constants of {differing[0]}, or on another device than {device}"
         raise UsageError(f"{file} was measured with {what}; choose another --run-dir")
-    if missing := {name: _measurement(name, constants[name], config) for name in chosen if name not in known}:
+    if missing := {name: _measurement(name, config.game) for name in chosen if name not in known}:
         for name, values in in_turn(missing, config).items():
-            known[name] = {"constants": constants[name], "device": device, **spread(values)}
+            known[name] = {"made_with": made_with[name], **spread(values)}
         with failing_clearly(file):
             config.run_dir.mkdir(parents=True, exist_ok=True)
             write_text(file, json.dumps(known, indent=2) + "\n")
-    return {name: float(row["median"]) for name, row in known.items()}
+    return {name: row["median"] for name, row in known.items()}
 
 
-def _measurement(program: str, words: list[str], config: BenchmarkConfig) -> Callable[[BenchmarkConfig], float]:
+def _measurement(program: str, game: str) -> Callable[[BenchmarkConfig], float]:
     """What measures its rate: its constants, but learning from the start, at the epsilon of every measurement."""
+    constants = {name: value for name, value in _constants(program).items() if name not in AT_START}
     if program == PEER:
-        at_start = ("learning_starts", "exploration_fraction", "exploration_final_eps")
-        return partial(measure_stable_baselines3, changes={name: ZOO[name] for name in ZOO if name not in at_start})
-    parsed = with_arguments(RunConfig(config.game), words, program)
-    changes = {field.name: getattr(parsed, field.name) for field in fields(Hyperparameters)}
-    for name in ("replay_start_size", "epsilon_start", "epsilon_end"):
-        del changes[name]
-    return partial(measure_ours, changes=changes)
+        return partial(measure_stable_baselines3, changes=constants)
+    return partial(measure_ours, changes=constants | {"game": game})
 
 
-def _train(program: str, constants: list[str], rom: str, folder: Path, steps: int, config: BenchmarkConfig) -> None:
-    """Make a program's steps, or those that are missing; the peer, which cannot go on, begins anew."""
-    every = steps // EVALUATIONS
-    if program == PEER:
-        if not (made := _evaluations(folder / "evaluations.csv")):
-            with lock_folder(folder):
-                alone(_train_stable_baselines3, rom, folder, steps, config.seed, config.device)
-        elif made[-1][0] != every * EVALUATIONS:
-            raise UsageError(f"{folder} had {made[-1][0]:,.0f} agent steps, not {steps:,}; remove it to begin anew")
-        return
-    words = ["--game", rom, "--seed", config.seed, "--steps", steps, "--games", MOST, "--evaluate-every", every]
-    more = ["--run-dir", folder, "--save-every-games", 0, "--device", config.device]
-    command = [sys.executable, ROOT / "q_agent_train.py", *constants, *words, *more]
-    if status := subprocess.run([*map(str, command)], check=False).returncode:
-        refused = "see the line above" if status == 2 else "the same command goes on with it"
+def _train(program: str, rom: str, folder: Path, steps: int, config: BenchmarkConfig) -> None:
+    """Make the steps of one of our programs, or those that are missing."""
+    settings: dict[str, Any] = EXAMPLE if program == "example" else {"config": program}
+    settings = settings | {"game": rom, "seed": config.seed, "steps": steps, "games": MOST, "device": config.device}
+    settings |= {"evaluate_every": steps // EVALUATIONS, "run_dir": folder, "save_every_games": 0}
+    flags = (word for name, value in settings.items() for word in (flag(name), str(value)))
+    if status := subprocess.run([sys.executable, SCRIPT, *flags], check=False).returncode:
+        refused = "see the line above" if status == 2 else "the same command resumes it"
         raise RunError(f"{folder} ended with status {status}; {refused}")
 
 
+def _train_peer(_program: str, rom: str, folder: Path, steps: int, config: BenchmarkConfig) -> None:
+    """Make the peer's steps; it does not resume, but begins anew."""
+    made, last = _evaluations(folder), EVALUATIONS * (steps // EVALUATIONS)
+    if made and made[-1][0] != last:
+        raise UsageError(f"{folder} had {made[-1][0]:,.0f} agent steps, not {steps:,}; remove it to begin anew")
+    if not made:
+        with lock_folder(folder):
+            alone(_train_stable_baselines3, rom, folder, steps, config.seed, config.device)
+
+
 def _train_stable_baselines3(rom: str, folder: Path, steps: int, seed: int, device: str) -> None:
-    """Train the peer as its zoo does; evaluate it on whole games with all their points, behind its own wrappers."""
+    """Train the peer as its zoo does; evaluate it on whole games with all their points, through its own wrappers."""
     from stable_baselines3 import DQN
     from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
     from stable_baselines3.common.evaluation import evaluate_policy
@@ -165,13 +172,12 @@ def _train_stable_baselines3(rom: str, folder: Path, steps: int, seed: int, devi
     write_csv(folder / "evaluations.csv", EVALUATION_COLUMNS, rows)
 
 
-def _evaluations(file: Path) -> list[tuple[float, float]]:
+def _evaluations(folder: Path) -> list[tuple[float, float]]:
     """Agent step and mean score of each evaluation; none where the program has not begun."""
+    file, columns = folder / "evaluations.csv", ("agent_step", "mean")
     if not file.exists():
         return []
-    return read_rows(
-        file, ("agent_step", "mean"), lambda _, row: (number_in(row, "agent_step"), number_in(row, "mean"))
-    )
+    return read_rows(file, columns, lambda _, row: (number_in(row, "agent_step"), number_in(row, "mean")))
 
 
 def _print(rom: str, rows: list[dict[str, Any]]) -> None:
@@ -191,7 +197,7 @@ def draw(rom: str, rows: list[dict[str, Any]]) -> Figure:
         steps, means = np.array(row["evaluations"]).T
         panel.plot(steps / row["steps_per_second"] / 60, means, "o-", ms=4, color=color, label=label, clip_on=False)
     paper = paper_scores(rom)
-    for name, score in (("human tester", paper.human), ("random play", paper.random)) if paper else ():
+    for name, score in (("human", paper.human), ("random agent", paper.random)) if paper else ():
         panel.axhline(score, color=GREY, linestyle=":", linewidth=1)
         panel.annotate(name, (0, score), (2, 2), textcoords="offset points", color=GREY, fontsize=9)
     panel.set(xlim=(0, 60), title=paper.game if paper else rom)

@@ -1,4 +1,4 @@
-"""Where the time of a vector step goes, beside what the hardware could do; and the limit that this sets to speed."""
+"""Where the time of a vector step goes, next to what the hardware could do; and the limit that this sets to speed."""
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -21,8 +21,8 @@ def updates_at_once(training: Training) -> int:
     return max(1, training.parameters.num_envs // training.parameters.update_frequency)
 
 
-def beside_learning(training: Training) -> dict[str, Callable[[], Any]]:
-    """What a vector step does besides learning: its parts, each to be timed alone."""
+def without_learning(training: Training) -> dict[str, Callable[[], Any]]:
+    """The parts of a vector step but for learning, each to be timed alone."""
     games, memory, parameters = training.games, training.memory, training.parameters
     count, generator = updates_at_once(training) * parameters.minibatch_size, np.random.default_rng(0)
     actions = generator.integers(games.num_actions, size=parameters.num_envs)
@@ -62,7 +62,7 @@ def limit(config: BenchmarkConfig, changes: Mapping[str, Any] = {}) -> float:
     """
     with closing(started(config, **changes)) as training:
         device, parameters = training.memory.device, training.parameters
-        emulators, acting, sampling = (milliseconds_of(each, device) for each in beside_learning(training).values())
+        emulators, acting, sampling = (milliseconds_of(each, device) for each in without_learning(training).values())
     sampling /= updates_at_once(training)  # of one update
     learning = update_gigaflops(config, changes) / matrix_gigaflops(device) * 1e3
     updates = parameters.gradient_steps / parameters.update_frequency  # of one agent step
@@ -70,7 +70,7 @@ def limit(config: BenchmarkConfig, changes: Mapping[str, Any] = {}) -> float:
 
 
 def parts(config: BenchmarkConfig) -> list[dict[str, Any]]:
-    """Time the parts of one vector step, each alone, and print them beside what the hardware could do."""
+    """Time the parts of one vector step, each alone, and print them next to what the hardware could do."""
     training = started(config)
     agent, memory, device, updates = training.agent, training.memory, training.memory.device, updates_at_once(training)
     drawn = memory.sample(updates * training.parameters.minibatch_size, np.random.default_rng(0))
@@ -79,7 +79,7 @@ def parts(config: BenchmarkConfig) -> list[dict[str, Any]]:
         with torch.no_grad():
             agent.target_network(drawn.next_states)
 
-    timed: dict[str, Callable[[], Any]] = beside_learning(training) | {
+    timed: dict[str, Callable[[], Any]] = without_learning(training) | {
         f"learning, {updates} updates": lambda: agent.learn(drawn),
         "  of which target pass": target_pass,
         "  of which optimizer": lambda: [agent.optimizer.step() for _ in range(updates)],

@@ -8,7 +8,16 @@ import torch
 from matplotlib.figure import Figure
 
 from atari import FRAME_SIZE, Step
-from benchmarks.common import MINIBATCH, BenchmarkConfig, alone, milliseconds_of, save_figure, spread
+from benchmarks.common import (
+    MINIBATCH,
+    RATE_HEADER,
+    BenchmarkConfig,
+    alone,
+    milliseconds_of,
+    rate_columns,
+    save_figure,
+    spread,
+)
 from benchmarks.compare import measure_ours
 from benchmarks.parts import limit
 from replay_memory import ReplayMemory
@@ -26,24 +35,21 @@ def measure_sampling(size: int, device: torch.device) -> tuple[float, float]:
     memory.start(0, frames)
     for _ in range(memory.num_rows):
         memory.append(np.zeros(16, np.int64), nothing)
-    beside = (value.nbytes for value in vars(memory).values() if isinstance(value, np.ndarray))
+    arrays = (value.nbytes for value in vars(memory).values() if isinstance(value, np.ndarray))
     milliseconds = milliseconds_of(lambda: memory.sample(8 * MINIBATCH, generator), memory.device)
-    return (memory.frames.nbytes + sum(beside)) / size, milliseconds
+    return (memory.frames.nbytes + sum(arrays)) / size, milliseconds
 
 
 def scaling(config: BenchmarkConfig) -> dict[str, Any]:
     """Steps/s against the number of environments; bytes and sampling time against the memory's size."""
     result: dict[str, Any] = {"rounds": config.rounds, "environments": [], "memory": []}
-    print(f"{'environments':>14} {'agent steps/s':>14} {'minimum':>9} {'maximum':>9} {'of limit':>9}")
     device = choose_device(config.device)
+    print(f"{'environments':>14} {RATE_HEADER}")
     for count in ENVIRONMENTS_OF_GPU if device.type == "cuda" else ENVIRONMENTS:
-        size = config.replay_size // count * count
-        sized = replace(config, num_envs=count, replay_size=size)
-        row = spread([alone(measure_ours, sized) for _ in range(config.rounds)])
-        row["limit"] = alone(limit, sized)
+        sized = replace(config, num_envs=count, replay_size=config.replay_size // count * count)
+        row = spread([alone(measure_ours, sized) for _ in range(config.rounds)]) | {"limit": alone(limit, sized)}
         result["environments"].append({"environments": count, **row})
-        print(f"{count:14} {row['median']:14.1f} {row['minimum']:9.1f} {row['maximum']:9.1f}", end="")
-        print(f" {row['median'] / row['limit']:9.0%}")
+        print(f"{count:14} {rate_columns(row)}")
     print(f"{'memory':>14} {'ms for 256':>14} {'minimum':>9} {'maximum':>9} {'bytes each':>14}")
     for size in MEMORY_SIZES:
         sizes, times = zip(*(measure_sampling(size, device) for _ in range(config.rounds)), strict=True)
@@ -61,11 +67,10 @@ def draw(result: dict[str, Any]) -> Figure:
     figure.suptitle(f"median, minimum and maximum; measurements of each point: {result['rounds']}", fontsize=11)
     left, right = figure.subplots(1, 2)
     for panel, part, color in ((left, "environments", "#0072B2"), (right, "memory", "#D55E00")):
-        rows = [list(row.values())[:4] for row in result[part]]  # where, then the spread
-        places, medians, low, high = np.array(rows).T
-        panel.errorbar(places, medians, yerr=[medians - low, high - medians], fmt="o-", capsize=4, color=color)
+        sizes, medians, low, high = np.array([list(row.values())[:4] for row in result[part]]).T
+        panel.errorbar(sizes, medians, yerr=[medians - low, high - medians], fmt="o-", capsize=4, color=color)
         panel.set_xscale("log")
-        panel.set_xticks(places, [f"{place:,.0f}" for place in places])
+        panel.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
         panel.minorticks_off()
         panel.set_ylim(0, 1.1 * high.max())
     left.set(title="Speed of training", xlabel="environments side by side", ylabel="agent steps per second")

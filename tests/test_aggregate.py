@@ -13,12 +13,6 @@ from viewing.figures_aggregate import read_sweep
 HEADER = "state_dict,game,mean,network,seed,value,minutes,other_condition\n"
 
 
-@pytest.fixture(autouse=True)
-def _no_rliable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library that works out aggregates need not be installed here."""
-    monkeypatch.setattr("viewing.figures_aggregate.estimate", lambda *_: (np.zeros(4), np.zeros((2, 4))))
-
-
 def test_scores_of_another_condition_are_left_out_and_named(tmp_path: Path) -> None:
     lines = []
     for run, game, seed, mean, condition in (

@@ -1,4 +1,4 @@
-"""Evaluations beside a training, as on a GPU: the same scores, whatever happens to either process."""
+"""Evaluations in the background, as on a GPU: the same scores, whatever happens to either process."""
 
 import os
 import re
@@ -27,23 +27,23 @@ CONFIG = replace(SMALL, steps=860, evaluate_every=300, evaluation_games=2, check
 
 
 @pytest.fixture
-def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_background(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.run.BACKGROUND_ON", ("cpu",))
 
 
 def pending(run_dir: Path) -> int:
-    """The agent steps of the evaluation that the newest checkpoint says goes on; 0 for none."""
+    """The agent steps of the evaluation that is unfinished in the newest checkpoint; 0 for none."""
     checkpoints = CheckpointFile(run_dir)
     evaluation = checkpoints.load()[0]["evaluation"] if checkpoints.exists() else None
     return int(evaluation["agent_steps"]) if evaluation else 0
 
 
 def evaluators_of(training: int) -> set[int]:
-    """The processes in which evaluations of this training go on."""
+    """The processes that evaluate for this training."""
     return {child.pid for child in psutil.Process(training).children() if "--multiprocessing-fork" in child.cmdline()}
 
 
-def test_killed_while_evaluations_go_on_beside_it_a_run_ends_as_with_them_in_place(
+def test_a_run_killed_during_evaluations_in_the_background_ends_as_with_them_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_place, killed = (replace(CONFIG, run_dir=tmp_path / name) for name in ("in place", "killed"))
@@ -62,7 +62,7 @@ def test_killed_while_evaluations_go_on_beside_it_a_run_ends_as_with_them_in_pla
     assert not (tmp_path / "killed" / "evaluated.pt").exists()
 
 
-@pytest.mark.usefixtures("beside")
+@pytest.mark.usefixtures("in_background")
 def test_a_signal_that_comes_while_the_last_evaluation_is_waited_for_is_heard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,7 +87,7 @@ def test_a_signal_that_comes_while_the_last_evaluation_is_waited_for_is_heard(
     assert (tmp_path / "run" / "best.pt").exists()
 
 
-@pytest.mark.usefixtures("beside")
+@pytest.mark.usefixtures("in_background")
 def test_an_evaluation_whose_process_dies_is_played_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,12 +99,12 @@ def test_an_evaluation_whose_process_dies_is_played_in_place(
 
     monkeypatch.setattr(BackgroundEvaluator, "begin", begin_and_kill)
     train(replace(CONFIG, steps=400, run_dir=tmp_path / "run"))
-    assert "failed (its process ended); playing it here instead" in capsys.readouterr().out
+    assert "failed (its process ended)" in capsys.readouterr().out
     assert (tmp_path / "run" / "best.pt").exists()
 
 
-@pytest.mark.usefixtures("beside")
-def test_an_evaluation_that_was_begun_beside_is_played_where_the_run_goes_on(
+@pytest.mark.usefixtures("in_background")
+def test_an_evaluation_begun_in_the_background_is_played_where_the_run_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, moved = (replace(CONFIG, run_dir=tmp_path / name) for name in ("whole", "moved"))
@@ -136,23 +136,23 @@ def test_ctrl_c_in_a_terminal_reaches_the_training_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_the_process_beside_plays_what_is_played_in_place_and_says_what_it_cannot(tmp_path: Path, device: str) -> None:
+def test_the_background_plays_what_is_played_in_place_and_says_what_fails(tmp_path: Path, device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     files = [save_network(tmp_path / f"{seed}.pt", "road_runner", 18, seed=seed) for seed in range(2)]
     in_place, played = Evaluator(2), []
-    beside = BackgroundEvaluator(2, device=device, deterministic=False)
+    background = BackgroundEvaluator(2, device=device, deterministic=False)
     try:
         for file in files:
-            beside.begin(file, 7)
-            played.append(beside.take())
+            background.begin(file, 7)
+            played.append(background.take())
         expected = [in_place.play(load_network(file, choose_device(device)), 7, lambda _: True) for file in files]
         assert [*map(described, played)] == [*map(described, expected)]
-        beside.begin(tmp_path / "missing.pt", 7)
-        assert re.match(r"UsageError: .*missing.pt is not there", str(beside.take()))
+        background.begin(tmp_path / "missing.pt", 7)
+        assert re.match(r"UsageError: .*missing.pt is not there", str(background.take()))
     finally:
         in_place.close()
-        beside.close()
+        background.close()
 
 
 def described(games: list[FinishedGame] | str | None) -> list[Any]:

@@ -4,13 +4,12 @@ import hashlib
 import math
 import os
 import re
-import signal
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from conftest import save_network, start_script
+from conftest import save_network
 from PIL import Image
 from test_video import frames_of, offset_of, steps_of
 
@@ -19,9 +18,8 @@ from atari import GameOptions
 from relatives.networks import build_network
 from runtime.checkpoint import save_state_dict
 from runtime.exits import RunError
-from runtime.files import check_new_folder
 from runtime.networks import load_network
-from viewing.episodes import EpsilonGreedyPlayer, open_game, shots
+from viewing.episodes import EpsilonGreedyPlayer, open_game, rendered_steps
 from viewing.film import collecting
 from viewing.panel import CAPTION_HEIGHT, TILE_GAP, Tile, grid_picture
 
@@ -74,16 +72,14 @@ def test_a_grid_shows_every_frame_of_each_game_until_the_last_one_ends(
     assert sorted(lines) == [f"game {n + 1}, seed {n + 16}: score {games[n][1][-1]:.0f}" for n in range(3)]
 
 
-@pytest.mark.parametrize(
-    "rules", [GameOptions(), GameOptions(frames_per_step=3, actions=("FIRE", "LEFT"), sticky_actions=0.25)]
-)
 def test_a_game_of_a_grid_is_the_game_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rules: GameOptions
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By its own rules, with half of its actions the network's: same files, byte for byte, same score."""
     monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 20)
+    rules = GameOptions(frames_per_step=3, actions=("FIRE", "LEFT"), sticky_actions=0.25)
     model = tmp_path / "model.pt"
-    save_state_dict(build_network("breakout", len(rules.actions) or 4, rules=rules).state_dict(), model)
+    save_state_dict(build_network("breakout", 2, rules=rules).state_dict(), model)
     config = {"epsilon": 0.5, "output": tmp_path / "x.mp4"}
     together = tmp_path / "together"
     video.make_film(video.FilmConfig(model, grid=3, seed=5, frames=together, **config))  # type: ignore[arg-type]
@@ -91,18 +87,18 @@ def test_a_game_of_a_grid_is_the_game_alone(
     assert size == (960 + TILE_GAP, 2 * (630 + CAPTION_HEIGHT))
     lines = sorted(capsys.readouterr().out.splitlines()[:-1])
     assert sorted(os.listdir(together)) == ["game_001", "game_002", "game_003"]
-    for number, line in enumerate(lines, 1):
+    for number in (1, 3):
         alone = tmp_path / f"alone{number}"
         video.make_film(video.FilmConfig(model, seed=4 + number, plain=True, frames=alone, **config))  # type: ignore[arg-type]
         assert digests(alone / "game_001") == digests(together / f"game_{number:03}")
         assert len(os.listdir(alone / "game_001")) > 100
-        assert line == capsys.readouterr().out.splitlines()[0].replace("game 1", f"game {number}")
+        assert lines[number - 1] == capsys.readouterr().out.splitlines()[0].replace("game 1", f"game {number}")
 
 
 def test_frames_are_the_screens_and_the_states_byte_for_byte(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 40)
+    monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 20)
     folder = tmp_path / "frames"
     folder.mkdir()  # an empty one will do
     config = video.FilmConfig(model, episodes=2, seed=16, epsilon=1.0, plain=True, frames=folder)
@@ -115,13 +111,13 @@ def test_frames_are_the_screens_and_the_states_byte_for_byte(
         game = open_game(model, network)
         found = folder / f"game_{number + 1:03}"
         screens = states = 0
-        for shot in shots(EpsilonGreedyPlayer(network, epsilon=1.0, seed=seed), game, seed=seed):
-            for screen in shot.screens:
+        for rendered in rendered_steps(EpsilonGreedyPlayer(network, epsilon=1.0, seed=seed), game, seed=seed):
+            for screen in rendered.screens:
                 np.testing.assert_array_equal(png(found / f"screen_{screens:06}.png"), screen)
                 screens += 1
             state = png(found / f"state_{states:06}.png")
             assert state.shape == (84, 336)
-            for index, frame in enumerate(shot.state):
+            for index, frame in enumerate(rendered.state):
                 np.testing.assert_array_equal(state[:, 84 * index : 84 * (index + 1)], frame)
             states += 1
         assert len(os.listdir(found)) == screens + states
@@ -159,7 +155,7 @@ def test_a_gif_of_a_grid_is_small_and_has_an_agent_step_of_each_game_per_frame(
     assert re.search(r": \d+ frames, \d\.\d MB, seconds 6\.0 to \d+\.\d\n$", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("num_games", [2, 3, 4, 5, 9, 10, 16, 64])
+@pytest.mark.parametrize("num_games", [2, 4, 5, 64])
 @pytest.mark.parametrize("height", [210, 250])
 def test_a_grid_has_even_sides_and_is_no_wider_than_it_should_be(num_games: int, height: int) -> None:
     tiles = [Tile(np.full((height, 160, 3), 100 + index, np.uint8), 1e6, False) for index in range(num_games)]
@@ -194,12 +190,10 @@ def test_a_full_disk_leaves_neither_film_nor_folder(
         path.write_bytes(b"")
 
     monkeypatch.setattr(Image.Image, "save", save)
-    for name in ("new", "empty"):
-        (tmp_path / "empty").mkdir(exist_ok=True)
-        config = video.FilmConfig(model, output=tmp_path / "x.mp4", frames=tmp_path / name)
-        with pytest.raises(RunError, match=f"{name} cannot be written: No space left on device"):
-            video.make_film(config)
-        assert [*tmp_path.rglob("*")] == [tmp_path / "empty"]
+    config = video.FilmConfig(model, output=tmp_path / "x.mp4", frames=tmp_path / "new")
+    with pytest.raises(RunError, match="new cannot be written: No space left on device"):
+        video.make_film(config)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_that_was_filled_meanwhile_is_left_alone(tmp_path: Path) -> None:
@@ -214,25 +208,3 @@ def test_a_folder_that_was_filled_meanwhile_is_left_alone(tmp_path: Path) -> Non
     with pytest.raises(RunError, match="frames cannot be written: Directory not empty"):
         collect()
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["frames", "mine"]
-
-
-def test_checking_a_folder_leaves_it_as_it_was(tmp_path: Path) -> None:
-    check_new_folder(tmp_path / "new")
-    assert os.listdir(tmp_path) == []
-    (tmp_path / "empty").mkdir()
-    check_new_folder(tmp_path / "empty")
-    assert [*tmp_path.rglob("*")] == [tmp_path / "empty"]
-
-
-def test_an_interrupted_film_leaves_no_folder(model: Path, tmp_path: Path) -> None:
-    flags = ("--epsilon", "1", "--grid", "2", "--seed", "16", "--frames", "frames")
-    process = start_script(SCRIPT.name, "--state-dict", str(model), *flags, cwd=tmp_path)
-    assert process.stdout
-    assert process.stdout.readline() == "game 1, seed 16: score 0\n"
-    assert any(path.suffix == ".png" for path in tmp_path.rglob("*"))
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=100)
-    assert process.returncode == 130
-    assert errors.splitlines()[-1] == "Stopped before the end: no film was written."
-    assert "Traceback" not in errors
-    assert os.listdir(tmp_path) == []

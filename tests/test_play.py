@@ -93,25 +93,19 @@ def frames_in(path: Path) -> int:
     return int(imageio_ffmpeg.count_frames_and_secs(str(path))[0])
 
 
-def test_screenshots_and_quitting(model: Path, tmp_path: Path) -> None:
+def test_screenshots_take_free_names(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "breakout-001.png").write_text("mine")
+    (tmp_path / "breakout-002.png").symlink_to("a file that is not there now")
     _, window, _ = run_session(play.PlayConfig(model), [(3, "s"), (4, "s"), (5, "q")])
     assert window.pictures == 5
-    assert sorted(os.listdir(tmp_path)) == ["breakout-001.png", "breakout-002.png"]
-    assert Image.open("breakout-001.png").size[1] == 630
-    picture = np.asarray(Image.open("breakout-001.png"))
-    assert picture.std() > 10
+    assert sorted(os.listdir(tmp_path)) == [f"breakout-{number:03}.png" for number in range(1, 5)]
+    assert (tmp_path / "breakout-001.png").read_text() == "mine"
+    assert (tmp_path / "breakout-002.png").is_symlink()
+    picture = np.asarray(Image.open("breakout-003.png"))
+    assert picture.shape[0] == 630
     hints = (picture[-55:, 480:] == (165, 165, 172)).all(axis=2)  # the keys, in two dim lines below the note
     assert [line.sum() > 50 for line in (hints[:15], hints[22:37], hints[40:])] == [False, True, True]
     assert (picture[-55:, -12:] == picture[-1, -1]).all()
-
-
-def test_a_screenshot_takes_no_name_that_is_taken(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "breakout-001.png").write_text("mine")
-    (tmp_path / "breakout-002.png").symlink_to("a place that is not there now")
-    run_session(play.PlayConfig(model), [(3, "s"), (4, "q")])
-    assert (tmp_path / "breakout-001.png").read_text() == "mine"
-    assert (tmp_path / "breakout-002.png").is_symlink()
-    assert Image.open("breakout-003.png").size[1] == 630
 
 
 def test_pause_and_single_steps(model: Path, tmp_path: Path) -> None:
@@ -169,7 +163,7 @@ def test_following_a_run_takes_the_newest_network(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     config = play.PlayConfig(follow=run, epsilon=0.0)
-    with pytest.raises(UsageError, match="is not there yet"):
+    with pytest.raises(UsageError, match=r"run/model.pt is not there"):
         play.play(config)
     save_network(run / "model.pt")
     with closing(NotedGame()) as game, closing(Typist([(30, "r"), (60, "r"), (90, "q")])) as window:
@@ -226,7 +220,7 @@ def test_a_person_alone_as_a_user_starts_it(tmp_path: Path) -> None:
 
 @pytest.fixture
 def error(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What the script says to flags that cannot be."""
+    """What the script says to flags that it refuses."""
     return lambda *flags: refused(monkeypatch, capfd, play.main, *map(str, flags))
 
 
@@ -234,15 +228,10 @@ def test_bad_flags(model: Path, tmp_path: Path, error: Callable[..., str]) -> No
     assert "who plays?" in error()
     assert "who plays?" in error("--state-dict", model, "--human", "--game", "Breakout")
     assert "needs the game" in error("--human")
-    assert "did you mean Breakout" in error("--human", "--game", "Brakout")
     assert "plays Breakout" in error("--state-dict", model, "--game", "Pong")
     assert "--epsilon" in error("--state-dict", model, "--epsilon", "nan")
-    assert "--seed" in error("--state-dict", model, "--seed", -1)
-    assert "no such folder" in error("--follow", tmp_path / "nothing")
-    assert "is not there" in error("--state-dict", tmp_path / "missing.pt")
+    assert "--follow: nothing/model.pt is not there" in error("--follow", "nothing")
     assert "must end in .mp4" in error("--state-dict", model, "--record", "x.gif")
-    assert "is not there" in error("--state-dict", model, "--record", tmp_path / "nowhere" / "x.mp4")
-    assert "18 actions" in error("--state-dict", save_network(tmp_path / "18.pt", num_actions=18))
 
 
 def test_without_a_display(model: Path, error: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

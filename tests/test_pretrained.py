@@ -28,8 +28,8 @@ def test_halved_weights_are_half_the_bytes_and_the_same_but_for_rounding(
         assert torch.equal(of_half[name], weights.half().float())
 
 
-# The least mean score of 4 games: far above random play (1.7, -20.7, 148, 364, 0), below pretrained/README.md's of 30.
-LEAST = {"breakout": 40, "pong": 15, "space_invaders": 350, "beam_rider": 1500, "enduro": 200}
+# The least mean score of 2 games of a minute: about half of what they reach, and far above a random agent's.
+LEAST = {"breakout": 20, "pong": 0, "space_invaders": 350, "beam_rider": 500, "enduro": 15}
 
 
 def test_each_network_that_comes_with_the_project_has_a_least_score() -> None:
@@ -41,5 +41,5 @@ def test_each_network_that_comes_with_the_project_has_a_least_score() -> None:
 def test_a_network_that_comes_with_the_project_plays_far_above_random(game: str) -> None:
     network = load_network(ROOT / "pretrained" / f"{game}.pt")
     assert rom_name(network.game) == game
-    played = play(Entrant(game, game, network), EvaluationConfig(games=4, seed=1))
+    played = play(Entrant(game, game, network), EvaluationConfig(games=2, seed=1, minutes=1.0))
     assert np.mean([finished.score for finished in played]) > LEAST[game]

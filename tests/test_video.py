@@ -2,10 +2,7 @@
 
 import os
 import re
-import resource
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +16,7 @@ import torch
 from conftest import refused, run_script, save_network, start_script
 
 import trained_model_video_generation as video
-from runtime.exits import StopSignal
+from runtime.exits import RunError, StopSignal
 from runtime.networks import load_network
 from viewing.episodes import EpsilonGreedyPlayer, RenderedStep
 from viewing.film import filming
@@ -59,17 +56,12 @@ def steps_of(model: Path, seed: int) -> tuple[list[list[np.ndarray]], list[float
             return [opening + steps[0], *steps[1:]], scores[1:]
 
 
-def game_of(model: Path, seed: int) -> tuple[list[np.ndarray], float]:
-    """The screens and the score of that game."""
-    steps, scores = steps_of(model, seed)
-    return [screen for step in steps for screen in step], scores[-1]
-
-
 def test_film_shows_every_frame_of_the_game(model: Path, tmp_path: Path) -> None:
     result = run_script(SCRIPT.name, "--state-dict", str(model), "--epsilon", "1", "--seed", "16", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    screens, score = game_of(model, seed=16)
-    assert f"game 1, seed 16: score {score:.0f}\n" in result.stdout
+    steps, scores = steps_of(model, seed=16)
+    screens = [screen for step in steps for screen in step]
+    assert f"game 1, seed 16: score {scores[-1]:.0f}\n" in result.stdout
     assert f"breakout.mp4: {len(screens)} frames" in result.stdout
     assert os.listdir(tmp_path) == ["breakout.mp4"]
     meta, frames = frames_of(tmp_path / "breakout.mp4")
@@ -84,15 +76,18 @@ def test_film_shows_every_frame_of_the_game(model: Path, tmp_path: Path) -> None
         assert np.abs(shown - screen).mean() < 3
 
 
-def test_plain_film_of_two_games_is_the_games_alone(model: Path, tmp_path: Path, capsys: object) -> None:
+def test_a_plain_film_is_the_games_alone_and_only_the_first_one_starts_later(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "two.mp4"
-    video.make_film(video.FilmConfig(model, episodes=2, seed=9, epsilon=1.0, plain=True, output=path))
-    games = [game_of(model, seed) for seed in (9, 10)]
+    config = video.FilmConfig(model, episodes=2, seed=9, epsilon=1.0, from_seconds=1.0, plain=True, output=path)
+    video.make_film(config)
+    games = [steps_of(model, seed) for seed in (9, 10)]
     meta, frames = frames_of(path)
     assert meta["size"] == (480, 630)
-    assert len(frames) == sum(len(screens) for screens, _ in games)
-    out = capsys.readouterr().out  # type: ignore[attr-defined]
-    assert [float(score) for score in re.findall(r"score (\d+)", out)] == [score for _, score in games]
+    assert len(frames) == sum(map(len, [*games[0][0][15:], *games[1][0]]))
+    scores = re.findall(r"score (\d+)", capsys.readouterr().out)
+    assert [float(score) for score in scores] == [points[-1] for _, points in games]
 
 
 def offset_of(frames: list[np.ndarray], screens: list[np.ndarray], start: int) -> int:
@@ -166,37 +161,14 @@ def test_from_starts_later_with_the_panel_of_the_whole_game(
         assert (np.abs(frame.astype(int) - same) > 60).sum() < 100
 
 
-def test_only_the_first_game_starts_later(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 20)
-    counts = []
-    for start_seconds in (None, 1.0):
-        path = tmp_path / "x.mp4"
-        config = video.FilmConfig(model, episodes=2, from_seconds=start_seconds, plain=True, output=path)
-        video.make_film(config)
-        counts.append(len(frames_of(path)[1]))
-    assert counts[0] - counts[1] == sum(map(len, steps_of(model, seed=0)[0][:15]))
-
-
-def test_gif_from_a_second_goes_on_to_the_end_of_the_game(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "end.gif"
-    video.make_film(video.FilmConfig(model, epsilon=1.0, seed=16, gif=True, from_seconds=6, plain=True, output=path))
-    steps, _ = steps_of(model, seed=16)
-    _, frames = frames_of(path)
-    assert len(frames) == len(steps) - 90 == 35
-    assert offset_of(frames, [np.maximum.reduce(step[-2:]) for step in steps], start=90) == 0
-    assert capsys.readouterr().out.endswith(": game 1, seed 16, seconds 6.0 to 8.3\n")
-
-
 def drawn(panel: Panel, *q_values: float, height: int = 210) -> np.ndarray:
     """The panel after an agent step with these Q-values, (height, PANEL_WIDTH, 3) uint8."""
     panel.update(np.full((4, 84, 84), 77, np.uint8), np.array(q_values, np.float32), 0, 1234)
     return panel.picture(np.zeros((height, 160, 3), np.uint8))[:, -PANEL_WIDTH:].copy()
 
 
-@pytest.mark.parametrize("num_actions", [3, 4, 6, 9, 18])
-@pytest.mark.parametrize(("scale", "height"), [(2, 210), (3, 210), (2, 250), (3, 250)])
+@pytest.mark.parametrize("num_actions", [3, 6, 18])
+@pytest.mark.parametrize(("scale", "height"), [(2, 210), (3, 250)])
 def test_panel_shows_the_largest_value_and_the_action(num_actions: int, scale: int, height: int) -> None:
     rows = []
     for greedy in range(num_actions):
@@ -253,21 +225,6 @@ def test_the_value_is_drawn_over_ten_seconds_on_an_axis_that_only_grows() -> Non
     assert set(late) == {early[-1]}  # the 3 is out of sight, and its axis is still there
 
 
-def test_values_that_are_no_numbers_leave_the_axis_alone() -> None:
-    panel = Panel("Pong", ["NOOP", "FIRE", "RIGHT"])
-    with np.errstate(all="raise"):
-        drawn(panel, np.nan, np.nan, np.nan)
-        before = [drawn(panel, 1, 2, value) for value in (10, 3)][-1]
-        for values in (np.nan,) * 3, (1, np.inf, 2), (-np.inf, 1, 2):
-            drawn(panel, *values)
-        after = drawn(panel, 1, 2, 3)
-        for values in (1e30, 1e30, -1e30), (3e38, 3e38, 0):
-            drawn(panel, *values)
-    right = PANEL_WIDTH - 62  # bars and curve are left of it, captions above the rows that are compared
-    np.testing.assert_array_equal(before[85:, right:], after[85:, right:])
-    assert (after[200:, :right] == ORANGE).all(axis=2).any(axis=1).sum() > 100  # the curve, from 10 to 3
-
-
 def test_where_nobody_values_anything_the_score_is_drawn() -> None:
     panel, state = Panel("Pong", ["NOOP"] * 6), np.zeros((4, 84, 84), np.uint8)
     pictures = []
@@ -280,15 +237,9 @@ def test_where_nobody_values_anything_the_score_is_drawn() -> None:
     assert len(orange[2]) > 50
 
 
-def test_taller_screens_fit() -> None:
-    panel = Panel("Pong", ["NOOP"] * 6)
-    panel.update(np.zeros((4, 84, 84), np.uint8), None, 0, 0)
-    assert panel.picture(np.zeros((250, 160, 3), np.uint8)).shape == (750, 480 + PANEL_WIDTH, 3)
-
-
 @pytest.fixture
 def error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What the script says to flags that cannot be; it leaves nothing new behind."""
+    """What the script says to flags that it refuses; it leaves nothing new behind."""
 
     def say(*flags: object) -> str:
         before = sorted(tmp_path.rglob("*"))
@@ -303,20 +254,10 @@ def test_bad_state_dicts(model: Path, tmp_path: Path, error: Callable[..., str])
     def say(path: Path) -> str:
         return error("--state-dict", path, "--output", tmp_path / "x.mp4")
 
-    assert "is not there" in say(tmp_path / "missing.pt")
-    assert "cannot be read: File name too long" in say(tmp_path / ("long" * 100 + ".pt"))
-    truncated = tmp_path / "truncated.pt"
+    truncated, other = tmp_path / "truncated.pt", tmp_path / "other.pt"
     truncated.write_bytes(model.read_bytes()[:-1000])
     assert "truncated" in say(truncated)
-    text = tmp_path / "text.pt"
-    text.write_text("no tensors here")
-    assert "text.pt" in say(text)
-    other = tmp_path / "other.pt"
-    torch.save({"weight": torch.zeros(3)}, other)
-    assert "not a state dict of this project" in say(other)
-    wrong = torch.load(model)
-    wrong["hidden.weight"] = torch.zeros(7, 7)
-    torch.save(wrong, other)
+    torch.save(torch.load(model) | {"hidden.weight": torch.zeros(7, 7)}, other)
     assert "another network" in say(other)
     assert "18 actions" in say(save_network(tmp_path / "actions.pt", num_actions=18))
     assert 'unknown game "brakeout"' in say(save_network(tmp_path / "game.pt", game="brakeout"))
@@ -327,19 +268,12 @@ def test_bad_flags(model: Path, tmp_path: Path, error: Callable[..., str]) -> No
         output = () if "--output" in flags else ("--output", tmp_path / "x.mp4")
         return error("--state-dict", model, *output, *flags)
 
-    for epsilon in (1.5, -0.1, "nan"):
-        assert "--epsilon" in say("--epsilon", epsilon)
-    assert "--episodes" in say("--episodes", 0)
-    assert "--seed" in say("--seed", -1)
-    assert "--seed" in say("--seed", 2**31)
-    for seconds in (-1.0, 300.0, 1e308, float("nan"), float("inf")):
-        assert f"--from {seconds} cannot be" in say("--from", seconds)
+    for seconds in (-1.0, 300.0, float("nan")):
+        assert f"--from must be from 0 to below 300, got {seconds}" in say("--from", seconds)
     assert "the game ends after 8.3 seconds" in say("--from", 9, "--epsilon", 1, "--seed", 16)
     assert "films one game" in say("--output", tmp_path / "x.gif", "--gif", "--from", 0, "--episodes", 2)
-    assert "must end in .mp4" in say("--output", tmp_path / "film.avi")
+    assert "leave --episodes and --plain out" in say("--grid", 2, "--plain")
     assert "must end in .gif" in say("--gif")
-    assert "is not there" in say("--output", tmp_path / "nowhere" / "x.mp4")
-    assert "cannot be written: File name too long" in say("--output", "long" * 100 + ".mp4")
     (tmp_path / "folder.mp4").mkdir()
     assert "is a folder" in say("--output", tmp_path / "folder.mp4")
 
@@ -360,31 +294,14 @@ def test_show_without_a_display(
     assert "no display" in error("--state-dict", model, "--output", tmp_path / "x.mp4", "--show")
 
 
-def test_full_disk_leaves_the_old_film_alone(model: Path, tmp_path: Path) -> None:
-    def no_large_files() -> None:  # writing further fails, as on a full disk
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    old = tmp_path / "breakout.mp4"
-    old.write_bytes(b"....ftyp, an older film")
-    command = [sys.executable, str(SCRIPT), "--state-dict", str(model), "--epsilon", "1", "--seed", "16", "--plain"]
-    result = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=100, preexec_fn=no_large_files
-    )
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith("error: breakout.mp4 could not be written whole")
-    assert "Traceback" not in result.stderr
-    assert os.listdir(tmp_path) == ["breakout.mp4"]
-    assert old.read_bytes() == b"....ftyp, an older film"
-
-
 @pytest.mark.parametrize(
     ("ffmpeg", "said"),
     [
-        (None, "error: ffmpeg cannot be started: [Errno 2] No such file or directory: '{exe}'; IMAGEIO_FFMPEG_EXE may"),
-        ("exit 3", "x.mp4 could not be written whole, so nothing was: ffmpeg ended with status 3"),
+        (None, "ffmpeg does not start: .*No such file or directory: '.*/ffmpeg'; IMAGEIO_FFMPEG_EXE may"),
+        ("exit 3", "x.mp4 could not be written whole, so nothing was: ffmpeg ended with status 3$"),
         (
             "echo \"[vost#0:0 @ 0x5] Unknown encoder 'libx264'\" >&2; exit 8",
-            "x.mp4 could not be written whole, so nothing was: ffmpeg ended with status 8: Unknown encoder 'libx264'",
+            "x.mp4 could not be written whole, so nothing was: ffmpeg ended with status 8: Unknown encoder 'libx264'$",
         ),
         (  # it takes all pictures, and fails behind them
             "cat > /dev/null; echo 'Error writing trailer: Permission denied' >&2; exit 1",
@@ -392,20 +309,26 @@ def test_full_disk_leaves_the_old_film_alone(model: Path, tmp_path: Path) -> Non
         ),
     ],
 )
-def test_what_ffmpeg_fails_at_is_said_and_no_film_is_left(
-    model: Path, tmp_path: Path, ffmpeg: str | None, said: str
+def test_what_ffmpeg_fails_at_is_said_and_an_older_film_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ffmpeg: str | None, said: str
 ) -> None:
-    exe = tmp_path / "ffmpeg"
+    exe, path = tmp_path / "ffmpeg", tmp_path / "films" / "x.mp4"
     if ffmpeg:
         exe.write_text(f"#!/bin/sh\n{ffmpeg}\n")
         exe.chmod(0o755)
-    flags = ("--state-dict", str(model), "--epsilon", "1", "--seed", "16", "--plain", "--output", "x.mp4")
-    result = run_script(SCRIPT.name, *flags, cwd=tmp_path, IMAGEIO_FFMPEG_EXE=str(exe))
-    assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert said.format(exe=exe) in line
-    assert not list(tmp_path.glob("*.mp4"))
+    path.parent.mkdir()
+    path.write_text("an older film")
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(exe))
+
+    def film_it() -> None:
+        with filming(path) as film:
+            for _ in range(100):
+                film.add(np.zeros((210, 160, 3), np.uint8))
+
+    with pytest.raises(RunError, match=said):
+        film_it()
+    assert os.listdir(path.parent) == ["x.mp4"]
+    assert path.read_text() == "an older film"
 
 
 def test_closing_the_window_stops_the_film(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,11 +349,9 @@ def test_closing_the_window_stops_the_film(model: Path, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("number", "flags"),
     [
-        (signal.SIGINT, ("--plain", "--episodes", "1000")),
-        (signal.SIGTERM, ("--plain", "--episodes", "1000")),
         (signal.SIGHUP, ("--plain", "--episodes", "1000")),  # the terminal was closed
         (signal.SIGINT, ("--gif", "--episodes", "1000")),  # while it looks for the best moments
-        (signal.SIGINT, ("--gif",)),  # while it films them
+        (signal.SIGTERM, ("--grid", "2", "--seed", "16", "--frames", "frames")),  # the second game is longer
     ],
 )
 def test_interrupted_film_leaves_nothing(

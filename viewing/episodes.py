@@ -12,7 +12,7 @@ from model import QNetwork
 from q_agent import draw_exploration
 from runtime.exits import UsageError
 from viewing.filmed_game import FilmedGame, Games
-from wrappers import rom_name
+from wrappers import choose_actions, rom_name
 
 GAMES = 30  # paper, Methods: Evaluation procedure
 EPSILON = 0.05
@@ -63,7 +63,7 @@ class PlayedStep:
 
 
 def play_games(player: Player, games: Games, *, seed: int | np.ndarray) -> Iterator[PlayedStep]:
-    """Play from new games on, a moment per agent step, until each has finished its first game; those done play on."""
+    """Play new games, a step at a time, until each has finished its first one; those that are done play on."""
     frames = games.reset(seed)
     states = np.zeros((games.num_envs, HISTORY_FRAMES, *frames.shape[1:]), np.uint8)
     states[:, -1] = frames
@@ -87,34 +87,30 @@ def play_protocol(
     After each agent step `watch` is told how many games are finished; when it says False, None is returned at once.
     """
     first: dict[int, FinishedGame] = {}
-    for moment in play_games(player, games, seed=seed):
-        for game in moment.step.finished:
+    for played in play_games(player, games, seed=seed):
+        for game in played.step.finished:
             first.setdefault(game.environment, game)  # an environment that is done plays on; its first game counts
         if not watch(len(first)):
             return None
     return [first[environment] for environment in range(games.num_envs)]
 
 
-def check_actions(path: Path, network: QNetwork, games: Games) -> None:
-    """Raise `UsageError` when the network in `path` has another number of actions than its game."""
-    if network.num_actions != games.num_actions:
+def rom_of(path: Path, network: QNetwork) -> str:
+    """The ROM that the network in `path` plays; raises `UsageError` where it is not here, or has other actions."""
+    try:
+        rom = rom_name(network.game)
+        names, _ = choose_actions(rom, network.rules.actions)
+    except UsageError as error:
+        raise UsageError(f"{path} was trained on a game that is not here: {error}") from None
+    if network.num_actions != len(names):
         why = "it was trained on another game or with another action set"
-        raise UsageError(f"{path} is for {network.num_actions} actions, and {games.rom} has {games.num_actions}: {why}")
+        raise UsageError(f"{path} is for {network.num_actions} actions, and {rom} has {len(names)}: {why}")
+    return rom
 
 
 def open_game(path: Path, network: QNetwork) -> FilmedGame:
     """The game of the network in `path`, cut at the paper's 5 minutes; raises `UsageError` where they do not fit."""
-    try:
-        rom = rom_name(network.game)
-    except UsageError as error:
-        raise UsageError(f"{path} was trained on a game that is not here: {error}") from None
-    game = FilmedGame(rom, network.rules, max_frames_per_game=MINUTES * FRAMES_PER_MINUTE)
-    try:
-        check_actions(path, network, game)
-    except UsageError:
-        game.close()
-        raise
-    return game
+    return FilmedGame(rom_of(path, network), network.rules, max_frames_per_game=MINUTES * FRAMES_PER_MINUTE)
 
 
 @dataclass
@@ -134,11 +130,12 @@ class RenderedStep:
     cut: bool
 
 
-def shots(player: Player, game: FilmedGame, *, seed: int) -> Iterator[RenderedStep]:
+def rendered_steps(player: Player, game: FilmedGame, *, seed: int) -> Iterator[RenderedStep]:
     """Play one game through the episode loop of the evaluation, and keep every emulator frame."""
     score = 0.0
-    for moment in play_games(player, game, seed=seed):
-        score += float(moment.step.rewards[0])
-        over = bool(moment.step.game_starts[0])
-        cut = over and not bool(moment.step.terminals[0])
-        yield RenderedStep(game.take_screens(), moment.states[0], int(moment.actions[0]), score, over, cut)
+    for played in play_games(player, game, seed=seed):
+        step = played.step
+        score += float(step.rewards[0])
+        over = bool(step.game_starts[0])
+        cut = over and not bool(step.terminals[0])
+        yield RenderedStep(game.take_screens(), played.states[0], int(played.actions[0]), score, over, cut)

@@ -1,4 +1,4 @@
-"""The evaluations of a training, one after the other: in its own process, or in another one beside it."""
+"""The evaluations of a training, one after the other: in its own process, or in another one in the background."""
 
 import multiprocessing
 import signal
@@ -38,10 +38,10 @@ class Evaluator:
 
 
 class BackgroundEvaluator:
-    """The same in a process of its own, so that a training on a GPU goes on meanwhile; it ends with that training."""
+    """The same in a process of its own, so that a GPU trains meanwhile; it ends with that training."""
 
     def __init__(self, games: int, *, device: str, deterministic: bool):
-        """device: as --device names it; it and `deterministic` as for the training, so that the scores are the same."""
+        """device: as --device names it; both as for the training, so that the scores are the same."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=evaluate_all, args=(theirs, games, device, deterministic), daemon=True)
@@ -51,23 +51,22 @@ class BackgroundEvaluator:
 
     def begin(self, state_dict: Path, seed: int) -> None:
         """Have the network of a file played; `take` comes before the next."""
-        with suppress(OSError):  # it is gone, as `take` says
+        with suppress(OSError):  # the process has died, as `take` says
             self._pipe.send((state_dict.resolve(), seed))
 
     def ended(self, seconds: float) -> bool:
         """Whether there is something to take, waited for so long at most."""
         try:
             return self._pipe.poll(seconds)
-        except OSError:  # on Windows, where it is gone
+        except OSError:  # on Windows, where the process has died
             return True
 
     def take(self) -> list[FinishedGame] | str:
         """The games that were played, or why they were not."""
         try:
-            played: list[FinishedGame] | str = self._pipe.recv()
+            return self._pipe.recv()
         except (EOFError, OSError):
-            played = "its process ended"
-        return played
+            return "its process ended"
 
     def close(self) -> None:
         self._process.kill()

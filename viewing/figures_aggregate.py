@@ -7,8 +7,8 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from viewing.figures_tables import (
     GREY,
     ORANGE,
     VERMILLION,
-    drawable,
     networks_of,
     preferred,
     read_evaluations,
+    shortened,
     why_left_out,
 )
 
@@ -51,7 +51,7 @@ def import_rliable() -> tuple[Any, Any]:
 
 @dataclass
 class Scored:
-    """The scores of one setting, normalised: 0 is random play, 1 the human tester; games in the paper's order.
+    """The scores of one setting, normalised: 0 is the random agent, 1 the human; games in the paper's order.
 
     scores: (seeds, games). curves: (seeds, games, points), the evaluations during training at `steps` (points,) agent
     steps; None where the runs have none in common. means: the raw mean score of each game.
@@ -63,11 +63,11 @@ class Scored:
     means: dict[str, float]
     steps: np.ndarray
     curves: np.ndarray | None
-    estimates: tuple[np.ndarray, np.ndarray] = field(init=False, repr=False)
-    """`aggregates` of the scores, with their intervals."""
 
-    def __post_init__(self) -> None:
-        self.estimates = estimate(self.scores, aggregates)
+    @functools.cached_property
+    def estimates(self) -> tuple[np.ndarray, np.ndarray]:
+        """`aggregates` of the scores, with their intervals."""
+        return estimate(self.scores, aggregates)
 
 
 def read_sweep(folder: Path) -> tuple[list[Scored], list[str]]:
@@ -94,7 +94,7 @@ def read_sweep(folder: Path) -> tuple[list[Scored], list[str]]:
 
 
 def _missing(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
-    """The games and seeds that a sweep was begun for and that have no score yet."""
+    """A note of the games and seeds that a sweep was begun for and that have no score yet."""
     try:
         asked = json.loads((folder / "sweep.json").read_text())
         runs = itertools.product(games_named(asked["games"]), range(asked["seeds"]), asked["vary"][1:] or [""])
@@ -110,38 +110,42 @@ def _missing(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
 def _setting(name: str, folder: Path, rows: list[dict[str, Any]]) -> tuple[Scored, list[str]]:
     """One setting, of as many runs as games that all have the same seeds can hold."""
     runs = {(game_of(row["game"]), row["seed"]): row for row in rows if not why_left_out(row)}
-    apart = [f"{row['game']} seed {row['seed']} ({why})" for row in rows if (why := why_left_out(row))]
-    there = [paper for paper in paper_table().values() if any(game == paper.game for game, _ in runs)]
-    if not there:
-        raise UsageError(f"{name}: no score that compares with the paper's: {', '.join(apart)}")
-    numbers = Counter(seed for _, seed in runs)
-    common = sorted(numbers, key=lambda seed: (-numbers[seed], seed))
-    choices = [sorted(common[:most]) for most in range(1, len(common) + 1)]
-    complete = [[paper for paper in there if all((paper.game, seed) in runs for seed in seeds)] for seeds in choices]
-    best = max(range(len(choices)), key=lambda choice: len(choices[choice]) * len(complete[choice]))
-    seeds, games = choices[best], complete[best]
-    names = {paper.game for paper in games}
-    left_out = [f"{game} seed {seed}" for game, seed in runs if seed not in seeds or game not in names]
+    other = [f"{row['game']} seed {row['seed']} ({why})" for row in rows if (why := why_left_out(row))]
+    if not runs:
+        raise UsageError(f"{name}: no score that compares with the paper's: {', '.join(other)}")
+    games, seeds = _largest_block(runs.keys())
+    in_block = {(paper.game, seed) for paper in games for seed in seeds}
+    evaluations = {run: read_evaluations(folder / runs[run]["run"]) for run in runs if run in in_block}
+    evaluated = [seed for seed in seeds if all(len(evaluations[paper.game, seed]) for paper in games)]
+    steps, curves = _curves([[(paper, evaluations[paper.game, seed]) for paper in games] for seed in evaluated])
     notes = [f"{name}: {len(games)} of the paper's 49 games x {len(seeds)} seeds"]
-    if left_out:
-        notes.append(f"{name}: left out, without all of these seeds: {', '.join(left_out)}")
-    if apart:
-        notes.append(f"{name}: left out, not compared with the paper's scores: {', '.join(apart)}")
-    raw = np.array([[runs[paper.game, seed]["mean"] for paper in games] for seed in seeds])
-    scores = np.array([[paper.normalised(value) / 100 for paper, value in zip(games, row, strict=True)] for row in raw])
-    means = dict(zip((paper.game for paper in games), raw.mean(axis=0).tolist(), strict=True))
-    of_runs = {
-        (paper.game, seed): read_evaluations(folder / runs[paper.game, seed]["run"])
-        for seed, paper in itertools.product(seeds, games)
-    }
-    lacking = [f"{game} seed {seed}" for (game, seed), rows in of_runs.items() if not len(rows)]
-    if lacking:
-        notes.append(f"{name}: the curve of evaluations leaves out the seeds of runs without any: {', '.join(lacking)}")
-    evaluations = [[of_runs[paper.game, seed] for paper in games] for seed in seeds]
-    steps, curves = _curves(games, [row for row in evaluations if all(map(len, row))])
+    incomplete = [f"{game} seed {seed}" for game, seed in runs if (game, seed) not in in_block]
+    unevaluated = [f"{game} seed {seed}" for (game, seed), rows in evaluations.items() if not len(rows)]
+    for what, left_out in (
+        ("left out, without all of these seeds", incomplete),
+        ("left out, not compared with the paper's scores", other),
+        ("the curve of evaluations leaves out the seeds of runs without any", unevaluated),
+    ):
+        if left_out:
+            notes.append(f"{name}: {what}: {', '.join(left_out)}")
     if curves is None:
         notes.append(f"{name}: no curve of evaluations: there is no agent step at which all these runs have one")
+    raw = np.array([[runs[paper.game, seed]["mean"] for paper in games] for seed in seeds])
+    scores = np.array([[paper.normalised(value) / 100 for paper, value in zip(games, row, strict=True)] for row in raw])
+    means = {paper.game: float(mean) for paper, mean in zip(games, raw.mean(axis=0), strict=True)}
     return Scored(name, games, scores, means, steps, curves), notes
+
+
+def _largest_block(runs: Collection[tuple[str, int]]) -> tuple[list[PaperScores], list[int]]:
+    """The games and seeds, all of them with all of these, that hold the most runs; games in the paper's order."""
+    numbers = Counter(seed for _, seed in runs)
+    common = sorted(numbers, key=lambda seed: (-numbers[seed], seed))
+    blocks = []
+    for most in range(1, len(common) + 1):
+        seeds = sorted(common[:most])
+        games = [paper for paper in paper_table().values() if all((paper.game, seed) in runs for seed in seeds)]
+        blocks.append((games, seeds))
+    return max(blocks, key=lambda block: len(block[0]) * len(block[1]))
 
 
 def game_of(game: str) -> str:
@@ -150,19 +154,18 @@ def game_of(game: str) -> str:
     return paper.game if paper else game
 
 
-def _curves(games: list[PaperScores], evaluations: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray | None]:
+def _curves(runs: list[list[tuple[PaperScores, np.ndarray]]]) -> tuple[np.ndarray, np.ndarray | None]:
     """The agent steps at which every run was evaluated, and the normalised scores there, of each seed and game."""
-    every = [rows[:, 0] for row in evaluations for rows in row]
+    every = [evaluations[:, 0] for row in runs for _, evaluations in row]
     common = functools.reduce(np.intersect1d, every) if every else np.zeros(0)
     if not len(common):
         return common, None
 
-    def at_common(paper: PaperScores, rows: np.ndarray) -> list[float]:
-        values = dict(rows[:, :2].tolist())
-        return [paper.normalised(values[step]) / 100 for step in common]
+    def at_common(paper: PaperScores, evaluations: np.ndarray) -> list[float]:
+        means = dict(evaluations[:, :2].tolist())
+        return [paper.normalised(means[step]) / 100 for step in common]
 
-    curves = [[at_common(paper, rows) for paper, rows in zip(games, row, strict=True)] for row in evaluations]
-    return common, np.array(curves)
+    return common, np.array([[at_common(*run) for run in row] for row in runs])
 
 
 def estimate(scores: Any, measure: Callable[..., Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -171,14 +174,10 @@ def estimate(scores: Any, measure: Callable[..., Any]) -> tuple[np.ndarray, np.n
     The same scores always give the same intervals.
     """
     library, _ = import_rliable()
-    before = np.random.get_state()
     np.random.seed(0)  # rliable draws from NumPy's global generator, whatever state it is given
-    try:
-        points, intervals = library.get_interval_estimates(
-            {"": scores}, lambda *each: np.atleast_1d(measure(*each)), reps=RESAMPLES
-        )
-    finally:
-        np.random.set_state(before)
+    points, intervals = library.get_interval_estimates(
+        {"": scores}, lambda *each: np.atleast_1d(measure(*each)), reps=RESAMPLES
+    )
     return points[""], intervals[""]
 
 
@@ -209,7 +208,7 @@ def draw_aggregate(settings: list[Scored]) -> Figure:
     games = sorted({len(setting.games) for setting in settings})
     seeds = sorted({len(setting.scores) for setting in settings})
     counts = [" to ".join(map(str, sorted({each[0], each[-1]}))) for each in (games, seeds)]
-    figure.suptitle(f"{counts[0]} games x {counts[1]} seeds; normalised: random play 0, human tester 1")
+    figure.suptitle(f"{counts[0]} games x {counts[1]} seeds; normalised: random agent 0, human 1")
     _draw_metrics(rows[0].subplots(1, 4, sharey=True), settings)
     profiles, efficiency = rows[1].subplots(1, 2)
     _draw_profiles(profiles, settings)
@@ -221,18 +220,18 @@ def draw_aggregate(settings: list[Scored]) -> Figure:
 
 def _draw_metrics(panels: Iterable[Axes], settings: list[Scored]) -> None:
     for number, (panel, metric) in enumerate(zip(panels, METRICS, strict=True)):
-        for place, setting in enumerate(settings):
+        for row, setting in enumerate(settings):
             points, (low, high) = setting.estimates
-            _draw_interval(panel, place, points[number], low[number], high[number], COLORS[place % len(COLORS)])
+            _draw_interval(panel, row, points[number], low[number], high[number], COLORS[row % len(COLORS)])
         panel.use_sticky_edges = False
         panel.set_title(metric, fontsize=12)
-        _name_rows(panel, [drawable(setting.name) for setting in settings])
+        _name_rows(panel, [shortened(setting.name) for setting in settings])
         panel.grid(axis="x", alpha=0.3)
 
 
-def _draw_interval(panel: Axes, place: int, point: float, low: float, high: float, color: str) -> None:
-    panel.barh(place, high - low, left=low, height=0.6, color=color, alpha=0.5)
-    panel.plot([point] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
+def _draw_interval(panel: Axes, row: int, point: float, low: float, high: float, color: str) -> None:
+    panel.barh(row, high - low, left=low, height=0.6, color=color, alpha=0.5)
+    panel.plot([point] * 2, [row - 0.3, row + 0.3], color="black", linewidth=2)
 
 
 def _name_rows(panel: Axes, names: list[str]) -> None:
@@ -246,7 +245,7 @@ def _draw_profiles(panel: Axes, settings: list[Scored]) -> None:
     taus = np.linspace(min(0.0, *(float(setting.scores.min()) for setting in settings)), max(most, 0.1), 101)
     for color, setting in zip(itertools.cycle(COLORS), settings, strict=False):
         shares, (low, high) = estimate(setting.scores, lambda s: (s[..., None] > taus).mean(axis=(0, 1)))
-        panel.plot(taus, shares, color=color, label=drawable(setting.name))
+        panel.plot(taus, shares, color=color, label=shortened(setting.name))
         panel.fill_between(taus, low, high, color=color, alpha=0.2, linewidth=0)
     panel.set(xlabel="normalised score", ylabel="share of runs above it", ylim=(0, 1.02), title="performance profile")
     panel.legend()
@@ -260,17 +259,17 @@ def _draw_efficiency(panel: Axes, settings: list[Scored]) -> None:
             iqms, (low, high) = estimate(
                 setting.curves, lambda s, points=points: np.array([metrics.aggregate_iqm(s[..., p]) for p in points])
             )
-            panel.plot(setting.steps, iqms, color=color, marker="o", markersize=4, label=drawable(setting.name))
+            panel.plot(setting.steps, iqms, color=color, marker="o", markersize=4, label=shortened(setting.name))
             panel.fill_between(setting.steps, low, high, color=color, alpha=0.2, linewidth=0)
     panel.set(xlabel="agent steps", ylabel="IQM of the normalised scores", title="evaluations in training")
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _draw_improvement(panel: Axes, settings: list[Scored]) -> None:
-    pairs = [(one, other) for number, one in enumerate(settings) for other in settings[number + 1 :]]
-    for place, (one, other) in enumerate(pairs):
-        _draw_interval(panel, place, *improvement(one, other), GREY)
-    _name_rows(panel, [f"{drawable(a.name)} above {drawable(b.name)}" for a, b in pairs])
+    pairs = [*itertools.combinations(settings, 2)]
+    for row, (one, other) in enumerate(pairs):
+        _draw_interval(panel, row, *improvement(one, other), GREY)
+    _name_rows(panel, [f"{shortened(a.name)} above {shortened(b.name)}" for a, b in pairs])
     panel.axvline(0.5, color="black", linestyle="--", linewidth=1)
     panel.set(xlim=(0, 1), xlabel="probability that a run scores higher, with its 95% interval")
 
@@ -300,8 +299,8 @@ def tables(settings: list[Scored]) -> dict[str, str]:
             lines.append("| " + " | ".join(_cell(name, row[name]) for name in MEASURES) + " |")
         points, (low, high) = setting.estimates
         values = zip(METRICS, points, low, high, strict=True)
-        said = (f"{metric} {value:.2f} ({a:.2f} to {b:.2f})" for metric, value, a, b in values)
-        lines += ["", f"Normalised, with 95% intervals: {', '.join(said)}.", ""]
+        measured = (f"{metric} {value:.2f} ({a:.2f} to {b:.2f})" for metric, value, a, b in values)
+        lines += ["", f"Normalised, with 95% intervals: {', '.join(measured)}.", ""]
     return {".md": "\n".join(lines), ".csv": file.getvalue()}
 
 

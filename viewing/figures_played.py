@@ -53,14 +53,13 @@ class Watched:
     def __init__(self, state_dict: Path, seed: int):
         self.network = load_network(state_dict)
         self.rules = self.network.rules
-        self._path = state_dict
         self.seed = seed
         self._filmed = open_game(state_dict, self.network)
         self.game = self._filmed.rom
         self._player = EpsilonGreedyPlayer(self.network, epsilon=EPSILON, seed=seed)
 
     def play(self, game: int = 0) -> Iterator[Sight]:
-        """Play one game, game after game from other seeds, a `Sight` per agent step; raises `UsageError`."""
+        """Play one game, game after game from other seeds, a `Sight` per agent step."""
         screen = b""
 
         def act(states: np.ndarray) -> np.ndarray:
@@ -69,11 +68,9 @@ class Watched:
             screen = zlib.compress(np.maximum.reduce(self._filmed.take_screens()[-2:]).tobytes(), 1)
             return self._player(states)
 
-        for moment in play_games(act, self._filmed, seed=(self.seed + game) % MAX_EMULATOR_SEED):
+        for played in play_games(act, self._filmed, seed=(self.seed + game) % MAX_EMULATOR_SEED):
             value = float(self._player.q_values.max())
-            if not math.isfinite(value):
-                raise UsageError(f"{self._path} is broken: its Q-values are not finite numbers")
-            yield Sight(moment.states[0], value, screen, bool(moment.step.terminals[0]))
+            yield Sight(played.states[0], value, screen, bool(played.step.terminals[0]))
 
     def states_for_map(self, number: int) -> list[Sight]:
         """Every fourth state of as many games as are needed for `number` of them."""
@@ -100,7 +97,7 @@ def embed(features: np.ndarray, seed: int) -> np.ndarray:
 
 def spread_points(points: np.ndarray, number: int, seed: int) -> np.ndarray:
     """Indices (number,) of points (count, 2) that stand for all parts of the map: those nearest to k-means' centres."""
-    number = min(number, len(np.unique(points, axis=0)))  # more centres there cannot be
+    number = min(number, len(np.unique(points, axis=0)))  # k-means has no more centres
     centres = KMeans(number, n_init=4, random_state=seed).fit(points).cluster_centers_
     return np.array([((points - centre) ** 2).sum(axis=1).argmin() for centre in centres])
 
@@ -130,9 +127,9 @@ def draw_embedding(player: Watched, number: int) -> Figure:
     # Where connectors begin, in fractions of the map; those that are shortest together do not cross each other.
     corners = [(column, 1 - (row + 0.5) / rows) for column in (0, 1) for row in range(rows)]
     panel.autoscale_view()
-    places, order = linear_sum_assignment(cdist(corners, panel.transLimits.transform(points[chosen])))
-    for place, index in zip(places, chosen[order], strict=True):
-        column, row = divmod(place, rows)
+    thumbs, order = linear_sum_assignment(cdist(corners, panel.transLimits.transform(points[chosen])))
+    for corner, index in zip(thumbs, chosen[order], strict=True):
+        column, row = divmod(corner, rows)
         thumb = figure.add_subplot(grid[row, 2 * column])
         _show_screen(thumb, sights[index], f"value {_number(values[index], digits)}")
         _connect(thumb, (1 - column, 0.5), tuple(points[index]), panel.transData)
@@ -179,8 +176,8 @@ def draw_value(player: Watched) -> Figure:
     # From above to the point, straight down: a line that meets the curve there and nowhere else.
     panel.vlines(chosen, values[chosen], high, color="black", linewidth=0.7, alpha=0.6)
     panel.set_ylim(low, high)
-    for place, step in enumerate(chosen):
-        thumb = figure.add_subplot(grid[0, place])
+    for column, step in enumerate(chosen):
+        thumb = figure.add_subplot(grid[0, column])
         _show_screen(thumb, sights[step], f"step {step:,}: {_number(values[step], digits)}")
         _connect(thumb, (0.5, 0), (step, 1), panel.get_xaxis_transform())
     rate = player.rules.steps_per_second

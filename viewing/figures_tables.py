@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, Formatter, LogLocator
 
@@ -20,14 +19,23 @@ from runtime.exits import UsageError
 from runtime.tables import number_in, read_rows
 
 RUNNING_MEAN_GAMES = 100
-CURVE_POINTS = 500  # of a mean across runs; more cannot be seen
-LARGEST = 1e12  # of the numbers that are drawn: no score or agent step is as large, and axes end not far above
-FEW_POINTS = 60  # of a curve still have a mark each
-DRAWN = ("loss", "mean_q", "deviation_q", "mean_q_held_out", "deviation_q_held_out")  # columns of training.csv
-MOST_ROWS = 1_000  # of a table of scores; Matplotlib ends at 65,536 pixels
+CURVE_POINTS = 500  # of a mean across runs; more show no more
+FEW_POINTS = 60  # of the action value still have a mark each
+PANELS = (
+    *("score per game", "average action value (max Q)", "agent steps per game"),
+    *("loss per transition", "mean Q-value", "standard deviation of Q-values"),
+)
 NAME_CHARACTERS = 36  # of a long name are drawn, its last
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, VERMILLION, ORANGE, GREY = "#0072B2", "#D55E00", "#E69F00", "#8C8C8C"
+LOGGED = (  # panel, column of training.csv, colour, name of the line
+    ("average action value (max Q)", "mean_q_held_out", BLUE, "held-out states"),
+    ("loss per transition", "loss", BLUE, "minibatches"),
+    ("mean Q-value", "mean_q", BLUE, "minibatches, of the actions taken"),
+    ("standard deviation of Q-values", "deviation_q", BLUE, "minibatches, of the actions taken"),
+    ("standard deviation of Q-values", "deviation_q_held_out", VERMILLION, "held-out states, of max Q"),
+)
+DRAWN = [column for _, column, _, _ in LOGGED]
 
 
 class Curve(NamedTuple):
@@ -47,8 +55,7 @@ class RunCurves:
     lengths: Curve  # of each, in agent steps
     evaluations: Curve  # the mean score of each ...
     spreads: np.ndarray  # ... and its standard deviation
-    action_values: Curve  # the mean over held-out states of max Q, where it is known
-    training: dict[str, Curve]  # the columns of training.csv, each where it is known; none for older runs
+    training: dict[str, Curve]  # the columns of training.csv, each where it is known
 
 
 def read_run(path: Path) -> RunCurves:
@@ -58,65 +65,42 @@ def read_run(path: Path) -> RunCurves:
     try:
         config = json.loads((path / "config.json").read_text())
         game, frames_per_step = str(config["game"]), int(config.get("frames_per_step", FRAMES_PER_STEP))
-        if not game.isprintable() or frames_per_step < 1:  # it stands above the picture
-            raise ValueError(game)
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path} is not the folder of a run: it has no sound config.json") from None
     games = _read_numbers(path / "games.csv", "agent_step", "score", "length_steps")
     evaluations = read_evaluations(path)
     if not len(games) and not len(evaluations):
         raise UsageError(f"{path} has no finished game yet; wait for the first")
-    steps, means, spreads, q_values = evaluations.T
-    training = _read_training(path / "training.csv")
-    action_values = training.get("mean_q_held_out", _known(steps, q_values))
+    steps, means, spreads = evaluations.T
+    training = _read_numbers(path / "training.csv", "agent_step", *DRAWN)
+    known = np.isfinite(training)
+    curves = {name: Curve(*training[known[:, i]][:, [0, i]].T) for i, name in enumerate(DRAWN, start=1)}
     ended, scores, lengths = games.T
-    played = Curve(ended, scores), Curve(ended, lengths), Curve(steps, means)
-    return RunCurves(game, frames_per_step, *played, spreads, action_values, training)
+    return RunCurves(
+        game, frames_per_step, Curve(ended, scores), Curve(ended, lengths), Curve(steps, means), spreads, curves
+    )
 
 
 def read_evaluations(path: Path) -> np.ndarray:
-    """Agent step, mean, standard deviation and mean max Q of a run's evaluations, (count, 4); none without a table."""
-    file = path / "evaluations.csv"
-    columns = ("agent_step", "mean", "standard_deviation", "mean_max_q")
-    return _read_numbers(file, *columns) if file.exists() else np.zeros((0, len(columns)))
-
-
-def _read_training(path: Path) -> dict[str, Curve]:
-    """The curves of training.csv that have a point; none where there is no such table."""
-    columns = ("agent_step", *DRAWN)
-    values = _read_numbers(path, *columns) if path.exists() else np.zeros((0, len(columns)))
-    curves = {name: _known(values[:, 0], column) for name, column in zip(DRAWN, values.T[1:], strict=True)}
-    return {name: curve for name, curve in curves.items() if len(curve.steps)}
-
-
-def _known(steps: np.ndarray, values: np.ndarray) -> Curve:
-    known = np.isfinite(values)
-    return Curve(steps[known], values[known])
+    """Agent step, mean and standard deviation of a run's evaluations, (count, 3) float64."""
+    return _read_numbers(path / "evaluations.csv", "agent_step", "mean", "standard_deviation")
 
 
 def _read_numbers(path: Path, *columns: str) -> np.ndarray:
-    """Columns of a table of a run, (rows, columns) float64; NaN where what learning brings is empty before it."""
+    """Columns of a table of a run, (rows, columns) float64; no row where there is no such table yet.
 
-    def parse(line: int, row: dict[str, str]) -> list[float]:
-        unknown = {name for name in ("mean_max_q", *DRAWN) if not row.get(name)}
-        return [math.nan if name in unknown else _number(path, line, row, name) for name in columns]
+    NaN where what learning brings is empty before it.
+    """
 
-    return np.array(read_rows(path, columns, parse, growing=True)).reshape(-1, len(columns))
+    def parse(_line: int, row: dict[str, str]) -> list[float]:
+        return [math.nan if name in DRAWN and not row[name] else number_in(row, name) for name in columns]
 
-
-def _number(path: Path, line: int, row: dict[str, str], column: str) -> float:
-    """The number in a column of a row; raises `ValueError` where it is none, `UsageError` where it cannot be drawn."""
-    value = number_in(row, column)
-    low = 0 if column in ("agent_step", "standard_deviation", "length_steps") else -LARGEST
-    if not low <= value <= LARGEST:
-        raise UsageError(f"{path}, line {line}: {column} is '{row[column]}'; what is drawn is {low:g} to {LARGEST:g}")
-    return value
+    rows = read_rows(path, columns, parse, growing=True) if path.exists() else []
+    return np.array(rows).reshape(-1, len(columns))
 
 
-def drawable(name: str) -> str:
-    """The end of a name, with U+FFFD for each character that the font lacks: Matplotlib warns of those."""
-    known = get_font(findfont(FontProperties())).get_charmap()
-    name = "".join(character if ord(character) in known else "\N{REPLACEMENT CHARACTER}" for character in name)
+def shortened(name: str) -> str:
+    """A name, or the end of a long one."""
     return name if len(name) <= NAME_CHARACTERS else "\N{HORIZONTAL ELLIPSIS}" + name[-NAME_CHARACTERS:]
 
 
@@ -165,36 +149,30 @@ def across_runs(curves: list[Curve]) -> tuple[Curve, np.ndarray]:
 def draw_curves(runs: list[RunCurves]) -> Figure:
     """Score and average action value over training (paper, Fig. 2), of one run or across runs of one game."""
     paper = paper_scores(runs[0].game)
-    has_action_values = any(len(run.action_values.steps) for run in runs)
-    has_log = any(run.training for run in runs)
-    rows, columns = (2, 3) if has_log else (1, 2 if has_action_values else 1)
-    sizes = {(2, 3): (14, 8), (1, 2): (10.5, 4.6), (1, 1): (8.2, 4.8)}
-    figure = Figure(figsize=sizes[rows, columns], layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
-    panels = grid.flatten()
-    name = paper.game if paper else drawable(runs[0].game)
+    figure = Figure(figsize=(14, 8), layout="constrained")
+    grid = figure.subplots(2, 3, sharex=True)
+    panels = dict(zip(PANELS, grid.flatten(), strict=True))
+    name = paper.game if paper else shortened(runs[0].game)
     figure.suptitle(name if len(runs) == 1 else f"{name}: mean of {len(runs)} runs and its 95% interval")
+    scores, mean_name = panels["score per game"], running_mean_name(runs)
     if len(runs) == 1:
-        _draw_scores_of_run(panels[0], runs[0])
+        _draw_scores_of_run(scores, runs[0])
     else:
-        _draw_across(panels[0], [score_curve(run.games) for run in runs], BLUE, running_mean_name(runs))
-        _draw_across(panels[0], [run.evaluations for run in runs], VERMILLION, "evaluation", marker="o")
-    panels[0].set_ylabel("score per game")
-    if has_action_values:
-        values = [run.action_values for run in runs]
-        few = max(len(curve.steps) for curve in values) <= FEW_POINTS
-        _draw_across(panels[1], values, BLUE, "held-out states", marker="o" if few else "")
-    if has_action_values or has_log:
-        panels[1].set_ylabel("average action value (max Q)")
-    if has_log:
-        _draw_log(panels[2:], runs)
-    for panel in panels:
-        if panel.get_legend_handles_labels()[0]:  # the first row of the log may know some of its values only
+        _draw_across(scores, [score_curve(run.games) for run in runs], BLUE, mean_name)
+        _draw_across(scores, [run.evaluations for run in runs], VERMILLION, "evaluation", marker="o")
+    _draw_across(panels["agent steps per game"], [score_curve(run.lengths) for run in runs], BLUE, mean_name)
+    for label, column, color, name in LOGGED:
+        curves = [run.training[column] for run in runs]
+        few = column == "mean_q_held_out" and max(len(curve.steps) for curve in curves) <= FEW_POINTS
+        _draw_across(panels[label], curves, color, name, marker="o" if few else "")
+    for label, panel in panels.items():
+        panel.set_ylabel(label)
+        if panel.get_legend_handles_labels()[0]:  # a young run knows only some of its values
             for handle in panel.legend(loc="best").legend_handles:
                 handle.set_alpha(1)
-        if panel.get_yscale() == "linear":
-            panel.ticklabel_format(axis="y", style="plain", useOffset=False)  # an offset would stand among the frames
+        panel.ticklabel_format(axis="y", style="plain", useOffset=False)  # an offset would stand among the frames
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    _scale_logarithmically(panels["standard deviation of Q-values"])
     for panel in grid[-1]:
         panel.set_xlabel("agent steps")
     if len(rates := {run.frames_per_step for run in runs}) == 1:  # else there is no one axis of frames
@@ -204,33 +182,20 @@ def draw_curves(runs: list[RunCurves]) -> Figure:
     return figure
 
 
+def _scale_logarithmically(panel: Axes) -> None:
+    panel.set_yscale("log")
+    # Matplotlib's own labels, of large and small ticks, need its mathematics, which is off.
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter("")
+
+
 def _draw_frames_axis(panel: Axes, frames_per_step: int) -> None:
     frames = panel.secondary_xaxis(
         "top", functions=(lambda x: np.multiply(x, frames_per_step), lambda x: np.divide(x, frames_per_step))
     )
     frames.set_xlabel("frames")
     frames.xaxis.set_major_formatter(EngFormatter(sep=""))
-
-
-def _draw_log(panels: np.ndarray, runs: list[RunCurves]) -> None:
-    """Four panels: the length of games, and of training.csv loss, Q-values and how far they tell states apart."""
-    nothing = Curve(np.zeros(0), np.zeros(0))
-    _draw_across(panels[0], [score_curve(run.lengths) for run in runs], BLUE, running_mean_name(runs))
-    for panel, column, color, name in (
-        (panels[1], "loss", BLUE, "minibatches"),
-        (panels[2], "mean_q", BLUE, "minibatches, of the actions taken"),
-        (panels[3], "deviation_q", BLUE, "minibatches, of the actions taken"),
-        (panels[3], "deviation_q_held_out", VERMILLION, "held-out states, of max Q"),
-    ):
-        _draw_across(panel, [run.training.get(column, nothing) for run in runs], color, name)
-    panels[3].set_yscale("log")
-    # Matplotlib's own labels, of large and small ticks, need its mathematics, which is off.
-    panels[3].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panels[3].yaxis.set_major_formatter("{x:g}")
-    panels[3].yaxis.set_minor_formatter("")
-    labels = ("agent steps per game", "loss per transition", "mean Q-value", "standard deviation of Q-values")
-    for panel, label in zip(panels, labels, strict=True):
-        panel.set_ylabel(label)
 
 
 def _draw_scores_of_run(panel: Axes, run: RunCurves) -> None:
@@ -250,7 +215,7 @@ def _draw_across(panel: Axes, curves: list[Curve], color: str, name: str, marker
         return
     label = name if len(curves) == runs else f"{name} ({len(curves)} of {runs} runs)"
     mean, half_width = across_runs(curves) if len(curves) > 1 else (curves[0], None)
-    marker = marker if len(mean.steps) > 1 else "o"  # a line through one point cannot be seen
+    marker = marker if len(mean.steps) > 1 else "o"  # a line through one point is invisible
     panel.plot(*mean, color=color, linewidth=2, marker=marker, markersize=5, label=label)
     if half_width is None:
         return
@@ -290,18 +255,15 @@ def read_bars(path: Path) -> tuple[list[Bars], list[str]]:
     Every row that compares with the others and with the human has its bar, which bears the end of its network's path,
     or the line. Raises `UsageError`.
     """
-    columns = ("game", "mean")
 
     def parse(line: int, row: dict[str, str]) -> dict[str, Any]:
-        network, mean = Path(row.get("state_dict") or f"line {line}"), _number(path, line, row, "mean")
-        ends = (_number(path, line, row, name) if row.get(name) else mean for name in ("interval_low", "interval_high"))
+        network, mean = Path(row.get("state_dict") or f"line {line}"), number_in(row, "mean")
+        ends = (number_in(row, name) if row.get(name) else mean for name in ("interval_low", "interval_high"))
         return row | {"name": "/".join(network.parts[-2:]), "mean": (mean, *ends)}
 
-    rows = preferred(read_rows(path, columns, parse))
+    rows = preferred(read_rows(path, ("game", "mean"), parse))
     if rows and all("network" in row for row in rows):
         print(networks_of(rows))
-    if len(rows) > MOST_ROWS:
-        raise UsageError(f"{path} has {len(rows):,} rows; at most {MOST_ROWS:,} can be drawn")
     # One picture has one limit of minutes: the paper's, unless all rows have the other.
     limits = (PAPER_MINUTES, LONG_MINUTES)
     minutes = next((each for each in limits if not all(why_left_out(row, each) for row in rows)), PAPER_MINUTES)
@@ -325,7 +287,7 @@ def read_bars(path: Path) -> tuple[list[Bars], list[str]]:
 def why_left_out(row: Mapping[str, Any], minutes: float = PAPER_MINUTES) -> str:
     """Why a row of a table of evaluate.py is not normalised by the human of so many minutes; empty where it is.
 
-    Tables of older versions do not say what their games were; they are taken for the paper's.
+    A table that does not say how its games were played is taken for one of the paper's protocol.
     """
     if other := row.get("other_condition"):
         return str(other)
@@ -342,14 +304,14 @@ def preferred(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def networks_of(rows: list[dict[str, Any]]) -> str:
-    """Which network of each run `preferred` took, in words."""
+    """Which network of each run `preferred` took, as a sentence."""
     newest = [Path(row["state_dict"]).parent.name for row in rows if row["network"] == "model"]
     best = f"best.pt of {len(rows) - len(newest)} runs"
     return f"{best}, model.pt of {', '.join(newest)}, never evaluated in training" if newest else best
 
 
 def draw_scores(games: list[Bars]) -> Figure:
-    """Normalised scores beside the paper's DQN and the best linear learner (paper, Fig. 3), in the given order."""
+    """Normalised scores next to the paper's DQN and the best linear learner (paper, Fig. 3), in the given order."""
     gap = 0.8  # between games; a bar takes 1
     figure = Figure(
         figsize=(9, 2 + 0.17 * sum(len(game.measured) + len(game.papers) + gap for game in games)), layout="constrained"
@@ -366,7 +328,7 @@ def draw_scores(games: list[Bars]) -> Figure:
             panel.barh(place, bar.score, height=0.92, color=color)
             if bar.low < bar.high:
                 panel.plot((bar.low, bar.high), (place, place), color="black", linewidth=1)
-            name = drawable(bar.name) if len(game.measured) > 1 else ""
+            name = shortened(bar.name) if len(game.measured) > 1 else ""
             text = f"{Formatter.fix_minus(f'{bar.score:z,.0f}%')}  {name}".rstrip()
             # To the right of the bar or of 0: to the left stand the games.
             panel.annotate(text, (max(bar.high, 0), place), (4, 0), textcoords="offset points", **style)
@@ -388,7 +350,7 @@ def _draw_percent_axis(panel: Axes, human: str) -> None:
     low, high = panel.dataLim.intervalx
     low, high = min(1.2 * low, low - 5) if low < 0 else 0, max(high, 100) * 1.6  # room for the numbers
     panel.set_xscale("symlog", linthresh=100, linscale=1.5)  # a few games are at thousands, most below 200
-    ticks = [0, 25, 50, 75, 100, 300, 1000, 5000, 20000, 100000] if max(high, -low) < 3e5 else [0, 100, 1e6, 1e12]
+    ticks = [0, 25, 50, 75, 100, 300, 1000, 5000, 20000, 100000]
     ticks += [-tick for tick in ticks if tick >= 100 and tick != 300]
     panel.set_xticks(ticks, [Formatter.fix_minus(f"{tick:,.0f}%") for tick in ticks], fontsize=10)
     panel.minorticks_off()

@@ -8,15 +8,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
 from atari import FRAMES_PER_SECOND, PAPER_OPTIONS
-from runtime.exits import RunError, is_out_of_memory
-from runtime.files import check_output, failing_clearly, making_folder, replacing
+from runtime.exits import RunError
+from runtime.files import failing_clearly, making_folder, replacing
 
 # What the pictures are; after it, what is made of them.
 RAW = "-y -v error -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {rate} -i - -an"
@@ -36,32 +35,31 @@ class Film:
         gif = path.suffix == ".gif"
         self._rate = gif_frames_per_second if gif else FRAMES_PER_SECOND
         self._coding = GIF if gif else MP4
-        self._said = tempfile.TemporaryFile()
+        self._messages = tempfile.TemporaryFile()
         self._ffmpeg: subprocess.Popen[bytes] | None = None
 
     def add(self, picture: np.ndarray) -> None:
         """Append a picture (height, width, 3) uint8; raises `RunError` when ffmpeg has failed."""
-        if not self._ffmpeg:
-            self._ffmpeg = self._start(*picture.shape[:2])
+        self._ffmpeg = self._ffmpeg or self._start(*picture.shape[:2])
         assert self._ffmpeg.stdin
         try:
             self._ffmpeg.stdin.write(picture.tobytes())
         except OSError:
-            raise self._failed() from None
+            self.end()  # its status says why
         self.frames += 1
 
     def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
         arguments = f"{RAW.format(width=width, height=height, rate=self._rate)} {self._coding}".split()
-        # In a group of its own: Ctrl-C in a terminal is for the script.
-        windows = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-        how: Any = {"process_group": 0} if os.name == "posix" else windows
-        how |= {"stdin": subprocess.PIPE, "stderr": self._said}
         try:
-            return subprocess.Popen([imageio_ffmpeg.get_ffmpeg_exe(), *arguments, self._temporary], **how)
+            return subprocess.Popen(
+                [imageio_ffmpeg.get_ffmpeg_exe(), *arguments, self._temporary],
+                stdin=subprocess.PIPE,
+                stderr=self._messages,
+                start_new_session=True,  # Ctrl-C in a terminal is for the script; on Windows by the next line
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )
         except (OSError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                raise
-            raise RunError(f"ffmpeg cannot be started: {error}; IMAGEIO_FFMPEG_EXE may name another one") from None
+            raise RunError(f"ffmpeg does not start: {error}; IMAGEIO_FFMPEG_EXE may name another one") from None
 
     def end(self) -> None:
         """Have ffmpeg complete the file; raises `RunError` unless it did."""
@@ -69,8 +67,12 @@ class Film:
             raise RunError(f"nothing was shown, so {self.path} was not written")
         with suppress(OSError):  # its status says why
             self._ffmpeg.communicate()
-        if self._ffmpeg.wait():
-            raise self._failed()
+        if status := self._ffmpeg.wait():
+            self._messages.seek(0)
+            last = self._messages.read().decode(errors="replace").strip().rpartition("\n")[2]
+            message = re.sub(r"^\[.*?] ", "", last)  # without the part of ffmpeg that says it
+            what = f"{self.path} could not be written whole, so nothing was"
+            raise RunError(f"{what}: ffmpeg ended with status {status}{message and ': ' + message}")
 
     def close(self) -> None:
         """Let go of ffmpeg, whether or not the film is complete."""
@@ -78,22 +80,12 @@ class Film:
             self._ffmpeg.kill()
             with suppress(OSError):
                 self._ffmpeg.communicate()
-        self._said.close()
-
-    def _failed(self) -> RunError:
-        assert self._ffmpeg
-        status = self._ffmpeg.wait()
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").splitlines() or [""]
-        words = re.sub(r"^\[.*?] ", "", lines[-1])  # without the part of ffmpeg that says it
-        what = f"{self.path} could not be written whole, so nothing was"
-        return RunError(f"{what}: ffmpeg ended with status {status}{words and ': ' + words}")
+        self._messages.close()
 
 
 @contextmanager
 def filming(path: Path, gif_frames_per_second: float = PAPER_OPTIONS.steps_per_second) -> Iterator[Film]:
-    """A film that is `path`, whole, once the block has ended well; raises `UsageError` at once where it cannot be."""
-    check_output(path, ".gif" if path.suffix == ".gif" else ".mp4")
+    """A film that is `path`, whole, once the block has ended well; call `check_output` first."""
     with (
         failing_clearly(path),
         replacing(path, f".{os.getpid()}") as temporary,
@@ -125,6 +117,6 @@ class Album:
 
 @contextmanager
 def collecting(path: Path) -> Iterator[Album]:
-    """An album that is the folder `path` once the block has ended well, behind `check_new_folder`."""
+    """An album that is the folder `path` once the block has ended well; call `check_new_folder` first."""
     with failing_clearly(path), making_folder(path) as temporary:
         yield Album(path, temporary)

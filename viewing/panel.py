@@ -83,7 +83,7 @@ class Panel:
     def _extend_curve(self, value: float, least_span: float) -> None:
         """Append to the curve; its axis only ever grows, in round steps of a fifth of what it must hold."""
         self._curve.append(value)
-        if np.isfinite(value) and not self._low <= value < self._high:
+        if not self._low <= value < self._high:
             low, high = min(value, self._low), max(value, self._high)
             unit = _round_up(max(high - low, abs(value) / 1000, least_span)) / 5
             self._low, self._high = np.floor(low / unit) * unit, (np.floor(high / unit) + 1) * unit
@@ -157,13 +157,11 @@ class Panel:
             _draw_number(draw, top + CAPTION_HEIGHT // 2, "m", _q_text(values[-1]), ORANGE, 15)
         top += CAPTION_HEIGHT
         draw.rectangle((MARGIN, top, NUMBERS_LEFT, bottom), ROW)
-        known = np.isfinite(values)
-        if known.any():
-            x = np.linspace(NUMBERS_LEFT, MARGIN, max(len(values), self._curve_steps))[len(values) - 1 :: -1][known]
-            y = bottom - (values[known] - self._low) / (self._high - self._low) * (bottom - top)
-            draw.line([*zip(x.tolist(), y.tolist(), strict=True)], ORANGE, 2)
-            _draw_number(draw, top, "a", f"{self._high:,.6g}", DIM, 13)
-            _draw_number(draw, bottom, "s", f"{self._low:,.6g}", DIM, 13)
+        x = np.linspace(NUMBERS_LEFT, MARGIN, max(len(values), self._curve_steps))[len(values) - 1 :: -1]
+        y = bottom - (values - self._low) / (self._high - self._low) * (bottom - top)
+        draw.line([*zip(x.tolist(), y.tolist(), strict=True)], ORANGE, 2)
+        _draw_number(draw, top, "a", f"{self._high:,.6g}", DIM, 13)
+        _draw_number(draw, bottom, "s", f"{self._low:,.6g}", DIM, 13)
 
     def _draw_frames(self, image: Image.Image, draw: ImageDraw.ImageDraw, top: int, state: np.ndarray) -> None:
         caption = f"what the network sees, {FRAME_SIZE}x{FRAME_SIZE}, the newest at the right"
@@ -193,9 +191,9 @@ def grid_picture(tiles: Sequence[Tile], largest_width: int) -> np.ndarray:
     canvas = np.full((math.ceil(len(tiles) / columns) * down, columns * right - TILE_GAP, 3), BACKGROUND, np.uint8)
     for index, tile in enumerate(tiles):
         top, left = index // columns * down, index % columns * right
-        place = canvas[top : top + down, left : left + width]
-        _enlarge(tile.screen // 3 if tile.ended else tile.screen, scale, place)
-        place[height:] = _tile_caption(width, index + 1, tile.score, tile.ended)
+        cell = canvas[top : top + down, left : left + width]
+        _enlarge(tile.screen // 3 if tile.ended else tile.screen, scale, cell)
+        cell[height:] = _tile_caption(width, index + 1, tile.score, tile.ended)
     return canvas
 
 
@@ -227,8 +225,8 @@ def _draw_number(draw: ImageDraw.ImageDraw, y: int, anchor: str, text: str, colo
 
 
 def _advantages(q_values: np.ndarray) -> np.ndarray:
-    """How much more each action is worth than the mean of all; zeros where a value is not finite."""
-    return q_values - q_values.mean(dtype=np.float64) if np.isfinite(q_values).all() else np.zeros(len(q_values))
+    """How much more each action is worth than the mean of all."""
+    return q_values - q_values.mean(dtype=np.float64)
 
 
 def _q_text(q_value: float) -> str:
