@@ -225,7 +225,7 @@ def main() -> None:
     if any(row["cut"] for row in rows):
         print(f"cut: games that were still going on at {config.minutes:g} minutes; they count with the score so far")
     if stopped := [f"{row['stopped']} of {row['game']}" for row in rows if row["stopped"]]:
-        where = f"frame {LAST_LIVE_FRAME:,}, where the game can stop responding (docs/differences.md)"
+        where = f"frame {LAST_LIVE_FRAME:,}, where the game can stop responding (docs/fidelity.md)"
         print(f"stopped: games that went beyond {where}: {', '.join(stopped)}")
     if any(row["other_condition"] for row in rows):
         same = f"epsilon {EPSILON}, {MINUTES} minutes (or {LONG_MINUTES}, for the human alone), its frames and actions"

@@ -16,7 +16,7 @@ def log_values(training: Training) -> dict[str, float]:
     """A row of the log: loss and Q-values of the updates since the last call; max Q over the held-out states.
 
     A deviation near 0 is a network that does not tell states apart. It leaves out states with the empty frames of a
-    game's start: these differ so much from all others that they hide it (docs/plateau.md).
+    game's start: these differ so much from all others that they hide it (docs/experiments/plateau.md).
     """
     values, states = training.agent.means.take(), training.held_out_states
     if states is None:
