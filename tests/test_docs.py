@@ -108,6 +108,9 @@ def test_every_name_of_the_code_exists(page: str) -> None:
     names += [(file, name) for name, file in re.findall(r"`([\w.]+)`\s+in\s+`([\w/]+\.py)`", text)]
     assert len(names) > 10
     assert [f"{file}::{name}" for file, name in names if not defines(ROOT / file, name)] == []
+    lines = {line.strip() for file, _ in names for line in (ROOT / file).read_text(encoding="utf-8").splitlines()}
+    quoted = "".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    assert [line for line in quoted.splitlines() if line not in lines] == []
     assert [file for file in re.findall(r"`([\w/]+\.py)[`:]", text) if not (ROOT / file).exists()] == []
 
 
