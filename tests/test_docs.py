@@ -84,20 +84,17 @@ def test_every_picture_is_on_a_page() -> None:
     assert [path.name for path in (ROOT / "docs").glob("*.[pg][ni][gf]") if path.name not in shown] == []
 
 
-def names_of(node: ast.stmt) -> list[str]:
-    """What a definition or an assignment names."""
-    targets = [getattr(node, "target", None), *getattr(node, "targets", [])]
-    return [getattr(node, "name", ""), *(getattr(target, "id", "") for target in targets)]
-
-
 def defines(file: Path, name: str) -> bool:
-    """Whether a module has this name, `function` or `Class.method`, a constant or a field."""
-    body: list[ast.stmt] = ast.parse(file.read_text(encoding="utf-8")).body
+    """Whether a module has this name: `function`, `Class.method`, a constant or a field."""
+    node: ast.AST = ast.parse(file.read_text(encoding="utf-8"))
     for part in name.split("."):
-        found = [node for node in body if part in names_of(node)]
-        if not found:
+        named: dict[str, ast.AST] = {}
+        for each in getattr(node, "body", []):
+            targets = [getattr(each, "target", None), *getattr(each, "targets", [])]
+            named |= {getattr(each, "name", ""): each} | {getattr(target, "id", ""): each for target in targets}
+        if part not in named:
             return False
-        body = getattr(found[0], "body", [])
+        node = named[part]
     return True
 
 
