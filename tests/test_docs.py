@@ -79,6 +79,12 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         assert not anchor or anchor in anchors(linked), target
 
 
+def test_every_page_that_the_code_names_exists() -> None:
+    code = [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/*.py"), *ROOT.glob("configs/*.yaml")]
+    named = {page for file in code for page in re.findall(r"\bdocs/[\w/]+\.md\b", file.read_text(encoding="utf-8"))}
+    assert [page for page in sorted(named) if not (ROOT / page).exists()] == []
+
+
 def test_every_picture_is_on_a_page() -> None:
     shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert [path.name for path in (ROOT / "docs").glob("*.[pg][ni][gf]") if path.name not in shown] == []
