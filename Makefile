@@ -1,10 +1,12 @@
 # make setup: .venv with the requirements; make train: the same, then the default run.
-# make test, make lint: requirements-dev.txt, too, and the tests, or ruff and mypy.
+# make dev: requirements-dev.txt, too; make test, make lint: the same, and the tests, or ruff and mypy.
 # make test-cluster: requirements-cluster.txt, too, and the tests of sweep.py and search.py on a small cluster.
 # PYTHON=python3.12 chooses the interpreter.
 PYTHON ?= python3
 
 setup: .venv/installed
+
+dev: .venv/dev
 
 train: .venv/installed
 	.venv/bin/python q_agent_train.py
@@ -39,4 +41,4 @@ lint: .venv/dev
 	.venv/bin/python -m pip install -q -r requirements-cluster.txt
 	touch .venv/installed .venv/dev $@
 
-.PHONY: setup train test test-cluster lint
+.PHONY: setup dev train test test-cluster lint

@@ -209,7 +209,7 @@ def footnotes(rows: list[dict[str, Any]], config: EvaluationConfig) -> list[str]
     if any(row["cut"] for row in rows):
         notes.append(f"cut: games not over after {config.minutes:g} minutes; they count with the score so far")
     if stopped := [f"{row['stopped']} of {row['game']}" for row in rows if row["stopped"]]:
-        where = f"frame {LAST_LIVE_FRAME:,}, where the game can stop responding (docs/differences.md)"
+        where = f"frame {LAST_LIVE_FRAME:,}, where the game can stop responding (docs/fidelity.md)"
         notes.append(f"stopped: games that went beyond {where}: {', '.join(stopped)}")
     if any(row["other_condition"] for row in rows):
         same = f"epsilon {EPSILON}, {MINUTES} minutes (or {LONG_MINUTES}, for the human alone), its frames and actions"

@@ -48,7 +48,7 @@ class ReplayMemory:
     is of the same game, or where a terminal ended it. `age` counts how many frames of the same game lie before a
     frame, up to 3: what is older is zeros. Frames live on `device` (for MPS on the host, see `frames_device`),
     everything else on the host.
-    docs/differences.md says where it differs from the released code's.
+    docs/fidelity.md says where it differs from the released code's.
     """
 
     def __init__(self, size: int, num_envs: int, device: torch.device | str = "cpu", *, discount: float = 0.99):

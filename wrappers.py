@@ -14,7 +14,7 @@ from runtime.devices import threads_wanted, usable_cores
 from runtime.exits import UsageError
 
 MAX_FRAMES_PER_GAME = 30 * FRAMES_PER_MINUTE  # ALE's own limit in training
-# From this frame of a game on these can give no more point and take no life, whatever is pressed (docs/differences.md).
+# From this frame of a game on these can give no more point and take no life, whatever is pressed (docs/fidelity.md).
 LAST_LIVE_FRAME, STOPPING_GAMES = 65_536, ("breakout", "video_pinball")
 ALEInterface.setLoggerMode(LoggerMode.Warning)  # warnings, but not two lines of banner for each emulator
 NOOP_MAX_FRAMES = 30  # run_gpu: random_starts; ale-py draws 0 to 29, the released code 1 to 30

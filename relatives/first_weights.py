@@ -1,4 +1,4 @@
-"""Other first weights than the released code's, which leave the plateau of the start earlier (docs/plateau.md)."""
+"""First weights other than the released code's, which shorten the plateau (docs/experiments/plateau.md)."""
 
 from collections.abc import Callable
 

@@ -16,7 +16,7 @@ def log_values(training: Training) -> dict[str, float]:
     """A row of the log: loss and Q-values of the updates since the last call; max Q over the held-out states.
 
     With a deviation near 0 the network does not tell states apart. States with the empty frames of a game's start are
-    left out: they differ so much from all others that they would hide it (docs/plateau.md).
+    left out: they differ so much from all others that they would hide it (docs/experiments/plateau.md).
     """
     values, states = training.agent.means.take(), training.held_out_states
     if states is None:

@@ -232,7 +232,7 @@ def test_the_example_of_the_hour_is_that_of_the_readme(monkeypatch: pytest.Monke
     config = BenchmarkConfig("learning", seed=7, device="cpu")
     flags = flags_of(monkeypatch, lambda: learning._train("example", "pong", tmp_path, 805, config))
     typed = (ROOT / "README.md").read_text().replace("\\\n", " ").split()
-    words, trained = flags[: 2 * len(learning.EXAMPLE)], parse(Config, words=flags)
+    words, trained = flags[: 2 * len(learning.EXAMPLE)], parse(Config, arguments=flags)
     assert any(typed[start : start + len(words)] == words for start in range(len(typed)))
     assert (trained.game, trained.seed, trained.steps, trained.evaluate_every) == ("pong", 7, 805, 80)
     assert (trained.run_dir, trained.device) == (tmp_path, "cpu")
