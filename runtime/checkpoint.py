@@ -1,5 +1,6 @@
 """State dicts and checkpoints: written whole, and read only when they are what was written."""
 
+import io
 import os
 import zipfile
 from pathlib import Path
@@ -27,8 +28,9 @@ def save_state_dict(state_dict: dict[str, Any], path: Path) -> None:
 
 
 def _save(data: Any, path: Path) -> None:
-    with open(path, "wb") as file:  # to a path, torch.save would put the file's name into it
-        torch.save(data, file)
+    buffer = io.BytesIO()  # into a file, torch.save would make a RuntimeError of a full disk
+    torch.save(data, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def _load(path: Path) -> Any:
