@@ -1,6 +1,7 @@
 """Sweeps and searches on a real Ray cluster of three nodes: make test-cluster, with requirements-cluster.txt."""
 
 import csv
+import os
 import signal
 import subprocess
 import time
@@ -14,9 +15,11 @@ from conftest import processes, run_script, start_script, wait_for
 from soak import differences
 
 import search
+from cluster.settings import locked
 from q_agent_train import Config
 from runtime.checkpoint import CheckpointFile
 from runtime.exits import UsageError
+from runtime.flags import parse
 from runtime.memory_size import BYTES_PER_TRANSITION
 from runtime.run_config import with_file
 from search import SearchConfig
@@ -299,3 +302,23 @@ def test_aggregates_are_those_computed_by_hand() -> None:
     assert improvement(one, other)[0] == pytest.approx((3 + 3 + 4 + 0) / 16)
     order = [row["dqn_normalised"] for row in table_rows(one)]
     assert order == sorted(order, reverse=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_run_that_fails_is_tried_twice_more_and_the_other_continues(cluster: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    full, good = (folder / f"road_runner-seed{seed}" for seed in range(2))
+    flags = ["--games", "RoadRunner", "--seeds", "2", "--run-dir", str(folder), "--steps", "700", *SMALL]
+    flags += ["--address", cluster.address]
+    with locked(parse(SweepConfig, arguments=flags), "sweep.json"):
+        full.mkdir()  # it has begun nothing yet
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(full)], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        result = run_script("sweep.py", *flags, cwd=tmp_path, timeout=600)
+    finally:
+        subprocess.run(["umount", "-l", str(full)], check=True)
+    assert result.returncode == 1
+    assert "error: 1 of 2 failed: road_runner-seed0 (error: cannot write" in result.stderr
+    assert (folder / "logs" / "road_runner-seed0.txt").read_text().count("No space left on device") == 3
+    assert scored_in(folder) == {(good.name, "best"), (good.name, "model")}

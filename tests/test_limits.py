@@ -14,14 +14,15 @@ from runtime.limits import free_bytes, usable_cores
 
 GB = 10**9
 FREE = 100 * GB  # of the machine
-SLURM = "system.slice/slurmstepd.scope/job_7/step_0/user/task_0"
+SLURM, DOCKER = "system.slice/slurmstepd.scope/job_7/step_0/user/task_0", "docker/4f2a"
+NONE = 9223372036854771712  # version 1 has no word for it
 
 # proc/self/cgroup, the files under sys/fs/cgroup, cores, free memory
 TREES: dict[str, tuple[str, dict[str, object], int, int]] = {
     "no limit": ("0::/", {}, 8, FREE),
-    "unlimited": ("0::/", {"memory.max": "max", "cpu.max": "max 100000"}, 8, FREE),
-    "no control groups, or those of version 1": ("4:memory:/a\n2:cpu:/a", {"memory.max": GB}, 8, FREE),
-    "a container": (
+    "version 2, none said": ("0::/", {"memory.max": "max", "cpu.max": "max 100000"}, 8, FREE),
+    "no control groups": ("", {}, 8, FREE),
+    "a container of version 2": (
         "0::/",
         {"memory.max": 8 * GB, "memory.stat": f"anon {GB}\nfile {6 * GB}", "cpu.max": "250000 100000"},
         3,
@@ -44,6 +45,37 @@ TREES: dict[str, tuple[str, dict[str, object], int, int]] = {
         },
         2,
         4 * GB - GB // 2,
+    ),
+    "version 1, the parent's is less": (
+        "9:name=systemd:/\n4:memory:/slurm/job_7/step_0\n2:cpu,cpuacct:/slurm/job_7\n0::/",
+        {
+            "memory/memory.limit_in_bytes": NONE,
+            "memory/slurm/job_7/memory.limit_in_bytes": 6 * GB,
+            "memory/slurm/job_7/memory.stat": f"rss 7\ntotal_rss {2 * GB}",
+            "memory/slurm/job_7/step_0/memory.limit_in_bytes": 16 * GB,
+            "cpu,cpuacct/slurm/job_7/cpu.cfs_quota_us": 150000,
+            "cpu,cpuacct/slurm/job_7/cpu.cfs_period_us": 100000,
+            "cpu,cpuacct/cpu.cfs_quota_us": -1,
+            "cpu,cpuacct/cpu.cfs_period_us": 100000,
+        },
+        2,
+        4 * GB,
+    ),
+    "Docker of version 1, its group mounted as the root": (
+        f"4:memory:/{DOCKER}\n2:cpu,cpuacct:/{DOCKER}",
+        {
+            "memory/memory.limit_in_bytes": 3 * GB,
+            "cpu/cpu.cfs_quota_us": 100000,
+            "cpu/cpu.cfs_period_us": 100000,
+        },
+        1,
+        3 * GB,
+    ),
+    "both versions, the second without controllers": (
+        "4:memory:/a\n0::/b",
+        {"memory/a/memory.limit_in_bytes": 2 * GB, "unified/b/memory.max": 7 * GB},
+        8,
+        2 * GB,
     ),
     "used up": ("0::/", {"memory.max": GB, "memory.stat": f"anon {2 * GB}"}, 8, 0),
 }
