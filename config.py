@@ -27,7 +27,7 @@ class Hyperparameters:
     num_envs: Annotated[int, Bounds(1, MAX_ENVS)] = 32
     """Games played in parallel. The paper plays 1; the ratio of updates to agent steps is the same for any number."""
     frames_per_step: Annotated[int, Bounds(1, MAX_FRAMES_PER_STEP)] = 4
-    """Frames for which an action is repeated; an agent step has so many (run_gpu: actrep)."""
+    """Frames for which an action is repeated: the length of an agent step (run_gpu: actrep)."""
     actions: tuple[str, ...] = ()
     """Names of the only actions allowed, such as FIRE LEFT RIGHT; the network has an output for each."""
     sticky_actions: Probability = 0.0
@@ -49,9 +49,9 @@ class Hyperparameters:
     replay_start_size: int = 50_000
     """Agent steps of random play before learning starts (run_gpu: learn_start)."""
     prioritized: bool = False
-    """Draw a transition the more often, the larger its last TD error was (Schaul et al. 2016)."""
+    """Draw transitions with larger last TD errors more often (Schaul et al. 2016)."""
     priority_exponent: Probability = 0.6
-    """With --prioritized: 0 draws all alike, 1 in proportion to the error (Schaul et al.: alpha)."""
+    """With --prioritized: 0 draws uniformly, 1 in proportion to the error (Schaul et al.: alpha)."""
     importance_exponent: Probability = 0.4
     """With --prioritized: how far a smaller step makes up for being drawn often; rises to 1 (Schaul et al.: beta)."""
     importance_steps: Count = 1_000_000
@@ -137,7 +137,7 @@ class Hyperparameters:
         return min(1.0, max(0, agent_steps - self.replay_start_size) / steps)
 
     def updates_until(self, agent_steps: int) -> int:
-        """Updates made in the first `agent_steps`: one at each multiple of the period after the warm-up."""
+        """Updates made in the first `agent_steps`: one at each multiple of `update_frequency` after the warm-up."""
         first = self.replay_start_size // self.update_frequency
         return max(0, agent_steps // self.update_frequency - first)
 

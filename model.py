@@ -45,7 +45,7 @@ class QNetwork(nn.Module):
             "num_actions": num_actions,
             "input": [history_frames, frame_size, frame_size],
         }
-        self._size = frame_size  # of the maps, which become smaller from layer to layer
+        self._size = frame_size  # of the maps; each call of `convolution` makes it smaller
         channels = self.add_convolutions(history_frames)
         self.add_head(channels * self._size**2)
         draw_weights(self)
@@ -55,7 +55,7 @@ class QNetwork(nn.Module):
 
     def add_convolutions(self, history_frames: int) -> int:
         """Make the layers that `convolve` passes through; returns the number of the last one's filters."""
-        # The padding is the released code's (convLayer(..., 1)); the paper does not mention it. 20x20 either way.
+        # The padding is the released code's (convLayer(..., 1)); the paper does not mention it. 20x20 maps either way.
         self.conv1 = self.convolution(history_frames, 32, kernel_size=8, stride=4, padding=1)
         self.conv2 = self.convolution(32, 64, kernel_size=4, stride=2)
         self.conv3 = self.convolution(64, 64, kernel_size=3, stride=1)

@@ -14,8 +14,8 @@ class Optimizer(ABC):
 
     def __init__(self, parameters: list[torch.nn.Parameter], learning_rate: float):
         self.learning_rate = learning_rate
-        self.rate_now: Tensor | None = None  # () float32, where a schedule changes the rate
-        self.weights = flatten(parameters)
+        self.rate_now: Tensor | None = None  # a scalar, float32, where a schedule changes the rate
+        self.weights = move_into_one_buffer(parameters)
         self.gradient = torch.zeros_like(self.weights)
         for parameter, view in zip(parameters, _views(self.gradient, parameters), strict=True):
             parameter.grad = view
@@ -98,7 +98,7 @@ class Adam(Optimizer):
         return super().tensors() | {"updates": self.updates}
 
 
-def flatten(parameters: list[torch.nn.Parameter]) -> Tensor:
+def move_into_one_buffer(parameters: list[torch.nn.Parameter]) -> Tensor:
     """Move parameters into one flat buffer, which is returned, and make them views of it in their own layouts."""
     flat = parameters[0].new_empty(sum(p.numel() for p in parameters))
     for parameter, view in zip(parameters, _views(flat, parameters), strict=True):

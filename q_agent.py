@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import QNetwork
-from optimizers import Optimizer, flatten
+from optimizers import Optimizer, move_into_one_buffer
 from replay_memory import Batch
 from runtime.update_means import UpdateMeans
 
@@ -35,7 +35,7 @@ class QAgent:
     """Acts and learns as NeuralQLearner.lua does.
 
     Ideas that are not the paper's (relatives/) put other functions in the place of `target_pass`, `next_values`,
-    `sum_losses`, `greedy_actions`, `learn` and `learn_from`, or override `update`.
+    `sum_losses`, `greedy_actions`, `learn` and `learn_on_device`, or override `update`.
     """
 
     def __init__(self, network: QNetwork, optimizer: Optimizer, *, minibatch_size: int):
@@ -46,7 +46,8 @@ class QAgent:
         self.optimizer = optimizer
         self.minibatch_size = minibatch_size
         self.means = UpdateMeans(self.device, minibatch_size)  # for the log
-        self._target_weights = flatten(list(self.target_network.parameters()))
+        self._target_weights = move_into_one_buffer(list(self.target_network.parameters()))
+        # The paper's rules; relatives/ put others in their places.
         self.target_pass: Callable[[Tensor], Tensor | None] = self.target_network
         self.next_values: Callable[[Batch], Tensor] = best_value
         self.sum_losses: Callable[[Tensor, Batch], Tensor] = lambda losses, _: losses.sum()
@@ -68,17 +69,17 @@ class QAgent:
         return self.online_network(states).argmax(1)
 
     def learn(self, batch: Batch) -> Tensor:
-        """One update per minibatch in `batch`, a multiple of the minibatch size, in their order.
+        """One update per minibatch in `batch`, which holds one or more of them, in their order.
 
-        Returns the TD errors (count,) float32, each as it was before its update; with CUDA graphs they are overwritten
-        by the next call.
+        Returns the TD errors (count,) float32, each as it was before its update. A CUDA graph overwrites them in the
+        next call.
         """
-        errors = self.learn_from(batch)
+        errors = self.learn_on_device(batch)
         self.means.updates += len(batch.actions) // self.minibatch_size
         return errors
 
-    def learn_from(self, batch: Batch) -> Tensor:
-        """What `learn` computes on the device."""
+    def learn_on_device(self, batch: Batch) -> Tensor:
+        """What `learn` computes, apart from it, so that a CUDA graph can capture it."""
         with torch.no_grad():
             # The target network stands still between two copies: one pass gives its values for all these updates.
             batch = dataclasses.replace(batch, next_outputs=self.target_pass(batch.next_states))
@@ -89,7 +90,7 @@ class QAgent:
         with torch.no_grad():
             targets = batch.rewards + batch.discounts * self.next_values(batch)
         q_taken = self.online_network(batch.states).gather(1, batch.actions[:, None]).squeeze(1)
-        # The gradient of this loss is the TD error clipped to [-1, 1], summed over the minibatch.
+        # Its derivative by each q_taken is minus the TD error, clipped to [-1, 1]; summed, not averaged.
         loss = self.sum_losses(F.huber_loss(q_taken, targets, reduction="none", delta=1.0), batch)
         self.optimizer.zero_grad()
         loss.backward()
@@ -102,7 +103,7 @@ class QAgent:
         return self.online_network(states)
 
     def copy_target(self) -> None:
-        """Make the target network equal to the online network (NeuralQLearner.lua, perceive)."""
+        """Make the target network equal to the online network (NeuralQLearner.lua, perceive): one copy of a buffer."""
         self._target_weights.copy_(self.optimizer.weights)
 
     @torch.no_grad()

@@ -10,8 +10,8 @@ import torch
 
 from atari import FinishedGame
 from config import Hyperparameters
-from relatives.chosen import agent_for, join, memory_for, network_for, optimizer_for
-from runtime.cuda_graphs import capture
+from relatives.chosen import agent_for, attach_relatives, memory_for, network_for, optimizer_for
+from runtime.cuda_graphs import capture_cuda_graphs
 from runtime.run import Run, command_line, prepare
 from runtime.run_config import RunConfig
 from runtime.run_folder import RunFolder
@@ -38,30 +38,30 @@ def set_up(parameters: Hyperparameters, device: torch.device) -> Training:
     network = network_for(parameters, games).to(device)
     agent = agent_for(parameters, network, optimizer_for(parameters, network))
     if device.type == "cuda":
-        capture(agent)
+        capture_cuda_graphs(agent)
     training = Training(parameters, games, memory, agent)
-    join(training)
+    attach_relatives(training)
     return training
 
 
 def step(training: Training) -> list[FinishedGame]:
-    """One agent step of every environment, as `perceive` orders it (paper, Algorithm 1); returns the games that ended.
+    """One vector step: an agent step of every environment, as `perceive` orders it (paper, Algorithm 1).
 
-    Act, learn from what is stored, then store. In the step that crosses `replay_start_size`, filled by random play
-    until then (epsilon 1), the first updates are due: one per 4 agent steps, so 8 in later steps of 32 environments.
+    Act, learn from what is stored, then store; returns the games that ended. Play is random (epsilon 1) for
+    `replay_start_size` agent steps. From then on there is an update for every 4 agent steps: 8 for 32 environments.
     """
-    agent, memory, emulators, parameters = training.agent, training.memory, training.games, training.parameters
-    training.hold_out_states_when_due()  # once, when learning has begun: the states of the average action value
+    agent, memory, games, parameters = training.agent, training.memory, training.games, training.parameters
+    training.hold_out_states_when_due()  # once, for the log: 500 states whose mean max Q is followed
     actions = agent.act(memory.latest_states(), training.epsilon, training.generators["exploration"])
-    emulators.send(actions)  # they run in their own threads ...
-    if updates := training.updates_due:  # ... while the network learns, one minibatch after the other
+    games.send(actions)  # the emulators run in threads of their own ...
+    if updates := training.updates_due:  # ... while the network learns: all minibatches are drawn at once
         for _ in range(parameters.gradient_steps):  # 1 in the paper
             agent.learn(memory.sample(updates * parameters.minibatch_size, training.generators["sampling"]))
-    played = emulators.receive()
+    played = games.receive()
     memory.append(actions, played)
     if training.target_copy_is_due:  # every 10,000 agent steps
         agent.copy_target()
-    training.advance(actions, played)  # the clock, and what is due next
+    training.advance(actions, played)  # the action log, the counters, the clock: what is due in the next step
     return played.finished
 
 
@@ -84,7 +84,7 @@ def train(config: Config, saved: Config | None = None) -> Path:
                 return run_dir
             while True:
                 if training.evaluation_is_due and not run.evaluate():  # the best network is kept
-                    break  # by a signal: it is still due when the run goes on
+                    break  # a signal came; the evaluation is still due when the run is resumed
                 training.reseed_when_due()
                 if stop or training.agent_steps >= config.steps or training.games_finished >= config.games:
                     break

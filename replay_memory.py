@@ -43,11 +43,11 @@ class Batch:
 class ReplayMemory:
     """A ring of rows, one row per vector step and one column per environment (TransitionTable.lua).
 
-    Row t of environment e holds the frame o_t, and once the step is done the action, the clipped reward and whether
-    it was terminal. A transition is whole, and may be drawn, where its state's frames are still held and its successor
-    is of the same game, or where a terminal ended it. `age` counts how many frames of the same game lie before a
-    frame, up to 3: what is older is zeros. Frames live on `device` (for MPS on the host, see `frames_device`),
-    everything else on the host.
+    Row t of environment e holds the frame o_t and, once the step is done, the action, the clipped reward and whether
+    the step was terminal. A transition is whole, and may be drawn, where the frames of its state are still held, and
+    either a terminal ended it or its successor belongs to the same game. `ages` counts how many frames of the same game
+    lie before a frame, up to 3: in a state, what lies before a game's start is zeros. Frames live on `device` (for MPS
+    on the host, see `frames_device`), everything else on the host.
     docs/fidelity.md says where it differs from the released code's.
     """
 
@@ -117,7 +117,7 @@ class ReplayMemory:
         return self._gather(upload(self.frames.device, indices=indices)["indices"])
 
     def sample(self, count: int, generator: np.random.Generator) -> Batch:
-        """Draw `count` transitions uniformly, with replacement, from those that are whole; some step was appended."""
+        """Draw `count` transitions uniformly, with replacement, from those that are whole; needs at least one."""
         return self.batch(*self.draw(count, generator))
 
     def draw(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +130,7 @@ class ReplayMemory:
         return rows, environments
 
     def is_whole(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
-        """Whether the history has not been overwritten, and the successor, where one is needed, is the same game's."""
+        """Whether the history is still held, and the successor, where one is needed, belongs to the same game."""
         history_is_there = rows - self.ages[rows % self.num_rows, environments] >= self.oldest_row
         next_starts_game = self.ages[(rows + 1) % self.num_rows, environments] == 0
         return history_is_there & (~next_starts_game | self.terminals[rows % self.num_rows, environments])
@@ -138,15 +138,15 @@ class ReplayMemory:
     def batch(self, rows: np.ndarray, environments: np.ndarray) -> Batch:
         """The transitions that begin in these rows of these environments."""
         rewards, discounts = self.returns(rows, environments)
-        there = upload(  # in one transfer
+        on_device = upload(  # in one transfer
             self.frames.device,
             indices=self.frame_indices(rows, environments),
             actions=self.actions[rows % self.num_rows, environments].astype(np.int64),
             rewards=rewards,
             discounts=discounts,
         )
-        frames = self._gather(there.pop("indices"))
-        tensors = {name: values.to(self.device) for name, values in there.items()}
+        frames = self._gather(on_device.pop("indices"))
+        tensors = {name: values.to(self.device) for name, values in on_device.items()}
         return Batch(frames[:, :HISTORY_FRAMES], next_states=frames[:, -HISTORY_FRAMES:], **tensors)
 
     def returns(self, rows: np.ndarray, environments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -158,6 +158,7 @@ class ReplayMemory:
     def frame_indices(self, rows: np.ndarray, environments: np.ndarray) -> np.ndarray:
         """Where the frames lie, (count, 5) int64: three before, the row's own, the one after; or the slot of zeros."""
         indices = self._indices(rows[:, None] + WINDOW, environments[:, None])
+        # WINDOW is -3 to 1: at age 1 the frame one before is of this game, those two and three before are not.
         outside = self.ages[rows % self.num_rows, environments][:, None] < -WINDOW
         outside[:, -1] = self.ages[(rows + 1) % self.num_rows, environments] == 0
         return np.where(outside, self._zero_slot, indices)

@@ -19,7 +19,7 @@ EVALUATION_SEEDS, HEAD_SEEDS = 1, 2  # name streams of seeds that training itsel
 
 
 def multiples_crossed(before: int, after: int, period: int) -> int:
-    """How many multiples of `period` lie in (before, after]: several environments step at once. None of 0, never."""
+    """How many multiples of `period` lie in (before, after], as several environments step at once; 0 for period 0."""
     return after // period - before // period if period else 0
 
 
@@ -44,11 +44,15 @@ class Training:
         self.held_out_states: torch.Tensor | None = None
         self.evaluations = 0  # evaluations done: they draw from seeds of their own
         self.reseeds = 0
-        # Where relatives/ join in; the paper has none of these.
+        # For relatives/; the paper needs none of these.
         self.schedules: list[Callable[[int], None]] = []  # told the agent steps before each vector step
         self.events: list[Callable[[int, int], None]] = []  # told the agent steps before and after each vector step
         self.kept_arrays: dict[str, np.ndarray] = {}  # what a checkpoint must hold, since no log of actions tells it
+        # What `set_clock` works out for the next vector step.
         self.agent_steps = 0
+        self.epsilon: np.ndarray  # of each environment
+        self.updates_due: int
+        self.target_copy_is_due: bool
 
     def begin(self) -> None:
         """Start a new run: every game from its first seed."""
@@ -66,7 +70,7 @@ class Training:
             schedule(agent_steps)
 
     def advance(self, actions: np.ndarray, step: Step) -> None:
-        """Move the clock behind a step whose transitions are in the memory, and keep its actions in the log."""
+        """Move the clock past a step whose transitions are in the memory, and keep its actions in the log."""
         after = self.agent_steps + self.parameters.num_envs
         for event in self.events:
             event(self.agent_steps, after)
@@ -101,7 +105,7 @@ class Training:
         return self.games.reset(seed)
 
     def hold_out_states_when_due(self) -> None:
-        """Behind `replay_start_size`, once, draw the states over which the average action value is followed."""
+        """Once `replay_start_size` is reached, draw the states over which the average action value is followed."""
         if self.held_out_states is None and self.agent_steps >= self.parameters.replay_start_size:
             drawn = self.memory.sample(HELD_OUT_STATES, self.generators["sampling"])
             self.held_out_states = drawn.states.cpu().clone()  # not a view of the whole batch's frames

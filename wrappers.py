@@ -14,8 +14,8 @@ from runtime.devices import threads_wanted, usable_cores
 from runtime.exits import UsageError
 
 MAX_FRAMES_PER_GAME = 30 * FRAMES_PER_MINUTE  # ALE's own limit in training
-# From this frame of a game on these can give no more point and take no life, whatever is pressed (docs/fidelity.md).
-LAST_LIVE_FRAME, STOPPING_GAMES = 65_536, ("breakout", "video_pinball")
+LAST_LIVE_FRAME = 65_536  # from here on no action scores or loses a life (docs/fidelity.md) ...
+STOPPING_GAMES = ("breakout", "video_pinball")  # ... in these games
 ALEInterface.setLoggerMode(LoggerMode.Warning)  # warnings, but not two lines of banner for each emulator
 NOOP_MAX_FRAMES = 30  # run_gpu: random_starts; ale-py draws 0 to 29, the released code 1 to 30
 
@@ -59,7 +59,7 @@ def choose_actions(rom: str, chosen: tuple[str, ...]) -> tuple[list[str], np.nda
 
 
 class ScoreKeeper:
-    """Follows the games: lives, scores and lengths. A lost life is terminal in training; the game goes on."""
+    """Follows the games: lives, scores and lengths. A lost life is terminal in training; the game continues."""
 
     def __init__(self, num_envs: int):
         self._lives = np.zeros(num_envs, np.int64)
@@ -75,22 +75,22 @@ class ScoreKeeper:
         self._in_first_life[:] = True
 
     def step(
-        self, frames: np.ndarray, rewards: np.ndarray, over: np.ndarray, cut: np.ndarray, lives: np.ndarray
+        self, frames: np.ndarray, rewards: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, lives: np.ndarray
     ) -> Step:
         """What one agent step of every environment gave, now with its terminals and the games that ended."""
         self._scores += rewards
         self._lengths_steps += 1
         np.copyto(self._first_life_scores, self._scores, where=self._in_first_life)
         # Where a game ended, `lives` already counts the next game's. A time limit is no terminal.
-        terminals = over | (~cut & (lives < self._lives))
+        terminals = terminated | (~truncated & (lives < self._lives))
         self._lives = lives.copy()
-        ended = over | cut
+        ended = terminated | truncated
         self._in_first_life = self._in_first_life & ~terminals | ended  # the next game's begins where one ended
         finished = []
         for e in np.flatnonzero(ended).tolist():
             played = (values[e].item() for values in (self._scores, self._lengths_steps, self._first_life_scores))
             score, length_steps, first_life_score = played
-            finished.append(FinishedGame(e, score, length_steps, first_life_score, cut=not over[e]))
+            finished.append(FinishedGame(e, score, length_steps, first_life_score, cut=not terminated[e]))
         self._scores[ended] = self._lengths_steps[ended] = 0
         return Step(frames, rewards.astype(np.float32), terminals, ended, finished)
 
@@ -157,8 +157,8 @@ class AtariGames:
 
     def receive(self) -> Step:
         """Wait for the step that `send` began."""
-        observations, rewards, over, cut, info = self._environments.recv()
-        return self._keeper.step(np.asarray(observations)[:, 0], rewards, over, cut, info["lives"])
+        observations, rewards, terminated, truncated, info = self._environments.recv()
+        return self._keeper.step(np.asarray(observations)[:, 0], rewards, terminated, truncated, info["lives"])
 
     def close(self) -> None:
         self._environments.close()

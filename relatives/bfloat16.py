@@ -20,7 +20,7 @@ def halve_bits(agent: QAgent) -> None:
     for network in (agent.online_network, agent.target_network):
         network.features = switch.features_of(network)  # type: ignore[method-assign, assignment]
     agent.greedy_actions = switch.on_during(agent.greedy_actions)  # type: ignore[method-assign, assignment]
-    agent.learn_from = switch.on_during(agent.learn_from)  # type: ignore[method-assign, assignment]
+    agent.learn_on_device = switch.on_during(agent.learn_on_device)  # type: ignore[method-assign, assignment]
 
 
 class _Switch:

@@ -65,7 +65,7 @@ def agent_for(parameters: Hyperparameters, network: QNetwork, optimizer: Optimiz
     return agent
 
 
-def join(training: Training) -> None:
+def attach_relatives(training: Training) -> None:
     """Let schedules, fresh heads and priorities take part in a training whose flags ask for them."""
     parameters, memory, agent = training.parameters, training.memory, training.agent
     if parameters.learning_rate_end is not None:

@@ -11,10 +11,10 @@ from torch import Tensor
 from q_agent import QAgent
 
 
-def capture(agent: QAgent) -> None:
+def capture_cuda_graphs(agent: QAgent) -> None:
     """Let an agent on a CUDA device act and learn by captured graphs of its own functions."""
     agent.greedy_actions = Graphed(agent.greedy_actions, agent.tensors)  # type: ignore[method-assign, assignment]
-    agent.learn_from = Graphed(agent.learn_from, agent.tensors)  # type: ignore[method-assign, assignment]
+    agent.learn_on_device = Graphed(agent.learn_on_device, agent.tensors)  # type: ignore[method-assign, assignment]
 
 
 class Graphed:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from model import QNetwork
-from optimizers import flatten
+from optimizers import move_into_one_buffer
 from runtime.checkpoint import save_state_dict
 from runtime.exits import UsageError
 from runtime.networks import load_network
@@ -98,7 +98,7 @@ def test_file_round_trip(tmp_path: Path) -> None:
 
 def test_saved_tensors_are_dense_and_own_their_storage(tmp_path: Path) -> None:
     net, path = network(), tmp_path / "model.pt"
-    flatten(list(net.parameters()))  # as in a training run: every parameter a view of one buffer
+    move_into_one_buffer(list(net.parameters()))  # as in a training run: every parameter a view of one buffer
     save_state_dict(net.state_dict(), path)
     assert 6_744_720 < path.stat().st_size < 6_760_000  # 4 bytes per parameter, and the archive's frame
     saved = torch.load(path, weights_only=True)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model import QNetwork
-from optimizers import Adam, RMSProp, flatten
+from optimizers import Adam, RMSProp, move_into_one_buffer
 
 
 def lua_step(
@@ -67,7 +67,7 @@ def test_flat_views_keep_values_and_follow_the_buffer() -> None:
     states = torch.randint(256, (2, 4, 84, 84), dtype=torch.uint8)
     before = {name: value.detach().clone() for name, value in net.named_parameters()}
     q_values = net(states).detach()
-    flat = flatten(list(net.parameters()))
+    flat = move_into_one_buffer(list(net.parameters()))
     assert flat.shape == (1_686_180,)
     for name, value in net.named_parameters():
         assert torch.equal(value, before[name])

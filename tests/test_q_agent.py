@@ -15,7 +15,7 @@ from optimizers import RMSProp
 from q_agent import QAgent, draw_exploration
 from replay_memory import Batch, ReplayMemory
 from runtime.action_log import fingerprint
-from runtime.cuda_graphs import capture
+from runtime.cuda_graphs import capture_cuda_graphs
 from runtime.devices import choose_device, set_up_torch
 
 NUM_ENVS = 4
@@ -236,7 +236,7 @@ def test_a_graph_learns_what_its_function_learns_without_one(deterministic: bool
     if not torch.cuda.is_available():
         pytest.skip("there is no cuda device here")
     memory, agents = random_memory("cuda"), [new_agent("cuda"), new_agent("cuda")]
-    capture(agents[0])
+    capture_cuda_graphs(agents[0])
     exactly = {"rtol": 0, "atol": 0} if deterministic else {"rtol": 1e-5, "atol": 1e-5}
     set_up_torch(deterministic)
     try:
@@ -261,7 +261,7 @@ def test_accelerator_does_what_runs_eagerly_on_a_cpu(device: str) -> None:
     memories = random_memory(), random_memory(device)
     agents = [new_agent("cpu"), new_agent(device)]
     if device == "cuda":
-        capture(agents[1])
+        capture_cuda_graphs(agents[1])
     for seed in range(6):
         count = 32 * (1 + seed % 2)  # two shapes: two graphs
         for memory, agent in zip(memories, agents, strict=True):

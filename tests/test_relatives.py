@@ -27,7 +27,7 @@ from relatives.prioritized import PrioritizedMemory, WeightedBatch, weighted_sum
 from replay_memory import Batch, ReplayMemory
 from runtime.architecture import Architecture
 from runtime.checkpoint import save_state_dict
-from runtime.cuda_graphs import capture
+from runtime.cuda_graphs import capture_cuda_graphs
 from runtime.networks import architecture_of, load_network
 from wrappers import AtariGames
 
@@ -97,7 +97,7 @@ def agent_of(network: QNetwork, rule: Rule) -> QAgent:
     if rule.priority_exponent is not None:
         agent.sum_losses = weighted_sum
     if agent.device.type == "cuda":
-        capture(agent)
+        capture_cuda_graphs(agent)
     return agent
 
 
