@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
@@ -35,7 +36,7 @@ def play() -> tuple[np.ndarray, list[str], ReplayMemory, np.ndarray]:
 
 def draw_pictures(pictures: dict[str, np.ndarray]) -> Figure:
     """Pictures side by side, each with its title."""
-    figure = Figure((10, 3.4), layout="constrained")
+    figure = Figure((10, 3.4), dpi=110, layout="constrained")
     for panel, (title, picture) in zip(figure.subplots(1, len(pictures)), pictures.items(), strict=True):
         panel.imshow(picture, cmap="gray", vmin=0, vmax=255)
         panel.set_title(title)
@@ -43,13 +44,9 @@ def draw_pictures(pictures: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def draw_lines(x: np.ndarray, lines: dict[str, np.ndarray], xlabel: str, ylabel: str) -> Figure:
-    figure = Figure((10, 3.2), layout="constrained")
-    panel = figure.subplots()
-    for name, values in lines.items():
-        panel.plot(x, values, label=name)
-    panel.set(xlabel=xlabel, ylabel=ylabel)
-    panel.legend()
+def draw_lines(table: pd.DataFrame, **labels: str) -> Figure:
+    figure = Figure((10, 3.2), dpi=110, layout="constrained")
+    table.plot(ax=figure.subplots(), **labels)
     return figure
 
 
@@ -66,36 +63,31 @@ def transition_rows(memory: ReplayMemory, action_names: list[str]) -> dict[str, 
     return frames
 
 
-def train(steps: int) -> np.ndarray:
-    """Agent steps, and mean max Q by the online and the target network; `quick`, its periods shortened to `steps`."""
+def train(steps: int) -> pd.DataFrame:
+    """Mean max Q of both networks by agent steps; `quick`, its periods shortened to `steps`."""
     config = with_file(Config(config="quick"))
     config.replay_size, config.replay_start_size, config.target_update_frequency = 40_000, steps // 4, steps // 10
-    rows = []
+    rows = {}
     with closing(set_up(config, torch.device("cpu"))) as training:
         training.begin()
         while training.agent_steps < steps:
             step(training)
             if (states := training.held_out_states) is not None and training.agent_steps // 32 % 8 == 0:
                 target = training.agent.target_network(states).amax(1).mean().item()
-                rows.append((training.agent_steps, training.mean_max_q(), target))
-    return np.array(rows, float).T
+                rows[training.agent_steps] = (training.mean_max_q(), target)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["online network", "target network"])
 
 
 def main(folder: Path, steps: int) -> None:
     screen, action_names, memory, q_values = play()
     titles = ("three steps ago", "two steps ago", "one step ago", "now, 84x84")
     state = {"screen, 160x210": screen, **dict(zip(titles, memory.latest_states()[0].numpy(), strict=True))}
-    values = dict(zip(action_names, q_values.T, strict=True))
-    x, online, target = train(steps)
-    networks = {"online network": online, "target network": target}
-    figures = {
-        "state": draw_pictures(state),
-        "transition": draw_pictures(transition_rows(memory, action_names)),
-        "q_values": draw_lines(np.arange(STEPS) / 15, values, "seconds of play", "Q-value"),
-        "target_network": draw_lines(x, networks, "agent steps", "mean of max Q over 500 states"),
-    }
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=110)
+    draw_pictures(state).savefig(folder / "state.png")
+    draw_pictures(transition_rows(memory, action_names)).savefig(folder / "transition.png")
+    values = pd.DataFrame(q_values, index=np.arange(STEPS) / 15, columns=action_names)
+    draw_lines(values, xlabel="seconds of play", ylabel="Q-value").savefig(folder / "q_values.png")
+    labels = {"xlabel": "agent steps", "ylabel": "mean of max Q over 500 states"}
+    draw_lines(train(steps), **labels).savefig(folder / "target_network.png")
 
 
 if __name__ == "__main__":
