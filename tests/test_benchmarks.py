@@ -48,15 +48,10 @@ def test_compare_measures_bfloat16_or_says_why_not(
 
 
 def test_a_rate_leaves_out_its_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-
-    def advance() -> None:
-        nonlocal now
-        now += 1.0 if now < 5 else 0.5  # slower while it warms up
-
-    monkeypatch.setattr("time.perf_counter", lambda: now)
-    steps = iter((0, 5, 45))  # at the start, after the warm-up, at the end
-    assert common.rate(advance, lambda: next(steps), BenchmarkConfig(seconds=20)) == 40 / 20
+    times = [0.0]  # after each step; a step is slower while the program warms up
+    monkeypatch.setattr("time.perf_counter", lambda: times[-1])
+    advance = lambda: times.append(times[-1] + (1.0 if times[-1] < 5 else 0.5))  # noqa: E731
+    assert common.rate(advance, lambda: len(times), BenchmarkConfig(seconds=20)) == 2
 
 
 def test_the_device_is_waited_for_within_the_time_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
