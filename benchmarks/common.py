@@ -1,14 +1,15 @@
-"""What the measurements share: flags, a training to measure, clocks, a process of its own, a table of rates."""
+"""What the measurements share: flags, a training to measure, two clocks, tables and figures."""
 
 import dataclasses
-import importlib.util
 import multiprocessing
-import statistics
+import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
+import pandas as pd
 import torch
 import torch.utils.benchmark
 import tyro
@@ -20,27 +21,16 @@ from q_agent_train import set_up, step
 from runtime.devices import choose_device, set_up_torch
 from runtime.exits import UsageError
 from runtime.files import check_output, writing_output
-from runtime.flags import Bounds, Count, Positive, check_bounds, flag
+from runtime.flags import Bounds, Count, Positive, check_bounds
 from runtime.run_config import RunConfig, with_file
 from training import Training
 from wrappers import rom_name
 
 GAME = "Breakout"
-EPSILON = 0.1  # for both: where a run spends most of its time
+EPSILON = 0.1  # of every program: where a run spends most of its time
 MINIBATCH = 32  # transitions per update, as in the paper
-WARM_UP_STEPS = 1_000  # agent steps of a random agent, then as many seconds as --warm-up-seconds of learning, untimed
-RATE = ("rounds", "seconds", "warm_up_seconds")
-TAKES = {  # the flags of each measurement; --device and --json are everyone's
-    "compare": (*RATE, "num_envs", "replay_size"),
-    "parts": ("num_envs", "replay_size"),
-    "scaling": (*RATE, "replay_size", "figure"),
-    "inference": ("figure",),
-    "relatives": (*RATE, "num_envs", "replay_size"),
-    "learning": (*RATE, "game", "seed", "config", "programs", "run_dir", "figure"),
-}
-PEER = "stable_baselines3"
-PROGRAMS = ("example", PEER)  # of the hour of learning, next to a config
-Result = TypeVar("Result")
+WARM_UP_STEPS = 1_000  # agent steps of a random agent; then a quarter of --seconds of learning that is not counted
+DRAWN = ("scaling", "inference", "learning")
 
 
 @dataclass
@@ -50,68 +40,57 @@ class BenchmarkConfig:
     what: tyro.conf.Positional[Literal["compare", "parts", "scaling", "inference", "relatives", "learning"]] = "compare"
     """compare: next to Stable-Baselines3's DQN. parts: where the time goes. scaling: environments and memory sizes.
     inference: each network forward, by batch, history frames and resolution. relatives: training with each option.
-    learning: scores after the agent steps of an hour, next to the README's example and Stable-Baselines3."""
+    learning: scores after the agent steps of an hour, next to Stable-Baselines3's."""
     rounds: Count = 5
-    """Rounds of the comparison, in each every program once, in a process of its own; with scaling, of each point."""
+    """With compare, scaling, relatives, learning: rounds, in each every program once, in a process of its own."""
     seconds: Positive = 20.0
-    """Seconds of each measurement, after the warm-up."""
-    warm_up_seconds: Annotated[float, Bounds(0)] = 5.0
-    """Seconds of learning before each measurement."""
+    """With the same: seconds of each measurement, after a quarter as long that is not counted."""
     num_envs: Annotated[int, Bounds(1, MAX_ENVS)] = 32
-    """Games that this project plays side by side."""
+    """With compare, parts, relatives: games that this project plays side by side."""
     replay_size: Count = 48_000
-    """Transitions in the replay memory of every program that is compared."""
+    """With compare, parts, scaling, relatives: transitions in the replay memory of every program."""
     game: str = GAME
     """With learning: the game, by any of its names."""
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     """With learning: of every program."""
     config: str | None = None
-    """With learning: a file of flags, or the name of one in configs/, to train next to the others."""
-    programs: tuple[str, ...] = ()
-    """With learning: those to train now (the config, example, stable_baselines3); the others count with what the folder
-    has. Default: all."""
+    """With learning: a file of flags, or the name of one in configs/, for this project. Default: the paper's."""
     run_dir: Path = Path("runs/hour")
-    """With learning: the folder of the rates and of all runs; the same command resumes them."""
+    """With learning: the folder of all runs and of the rates, measured once; the same command resumes them."""
     device: str = "auto"
     """Where the networks live: cuda, mps, cpu, or auto."""
-    json: Path | None = None
-    """Also write the result to this file: an object with ours, stable_baselines3 and ratio, or the rows."""
     figure: Path | None = None
-    """With scaling, inference and learning: also draw it, to this PNG."""
+    """With scaling, inference, learning: also draw it, to this PNG."""
 
     def check(self) -> None:
-        """Raise `UsageError` for flags that contradict each other or the measurement."""
+        """Raise `UsageError` for values that cannot be measured, or outputs that cannot be written."""
         check_bounds(self)
-        for field in dataclasses.fields(self):
-            takers = [what for what, names in TAKES.items() if field.name in names]
-            if takers and self.what not in takers and getattr(self, field.name) != field.default:
-                way_out = f"leave it out, or type python benchmark.py {' or '.join(takers)}"
-                raise UsageError(f"{flag(field.name)} has no effect on {self.what}; {way_out}")
         rom_name(self.game)
-        known = (*([self.config] if self.config and changes_of_file(self.config) else []), *PROGRAMS)
-        if odd := [name for name in self.programs if name not in known]:
-            raise UsageError(f"--programs: there is no {odd[0]}; there are {', '.join(known)}")
-        if self.json:
-            check_output(self.json, ".json")
+        if self.config:
+            values_of_file(self.config)
+        if self.figure and self.what not in DRAWN:
+            way_out = f"leave it out, or type python benchmark.py {', '.join(DRAWN)}"
+            raise UsageError(f"--figure has no effect on {self.what}; {way_out}")
         if self.figure:
             check_output(self.figure, ".png")
 
 
-def changes_of_file(config: str) -> dict[str, Any]:
+def values_of_file(name: str) -> dict[str, Any]:
     """What is learned by a file of flags, by field of `Hyperparameters`; raises `UsageError` where there is no such."""
-    parsed = with_file(RunConfig(GAME, config=config))
-    return {field.name: getattr(parsed, field.name) for field in dataclasses.fields(Hyperparameters)}
+    config = with_file(RunConfig(GAME, config=name))
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Hyperparameters)}
 
 
 def started(config: BenchmarkConfig, **changes: Any) -> Training:
-    """A training that has begun to learn: the paper's, but for a short warm-up and the last epsilon from the start.
+    """A training that has begun to learn, with a short warm-up and the last epsilon from the start.
 
-    changes: other values for its flags.
+    changes: other values than the paper's, by field of `Hyperparameters`.
     """
     set_up_torch(deterministic=False)
-    parameters = Hyperparameters(GAME, num_envs=config.num_envs, replay_size=config.replay_size)
-    parameters = replace(parameters, replay_start_size=WARM_UP_STEPS, epsilon_start=EPSILON, epsilon_end=EPSILON)
-    parameters = replace(parameters, **changes)
+    values: dict[str, Any] = {"game": GAME, "num_envs": config.num_envs, "replay_size": config.replay_size} | changes
+    parameters = replace(
+        Hyperparameters(**values), replay_start_size=WARM_UP_STEPS, epsilon_start=EPSILON, epsilon_end=EPSILON
+    )
     parameters.check()
     training = set_up(parameters, choose_device(config.device))
     training.begin()
@@ -120,42 +99,34 @@ def started(config: BenchmarkConfig, **changes: Any) -> Training:
     return training
 
 
-def alone(measure: Callable[..., Result], *arguments: Any) -> Result:
-    """Run a measurement in a fresh process, so that nothing of one program helps or hinders another."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, arguments)
+def rate(advance: Callable[[], object], steps: Callable[[], int], config: BenchmarkConfig) -> float:
+    """Agent steps per second of a program that `advance` moves on and waits for, after the warm-up."""
+    for seconds in (config.seconds / 4, config.seconds):
+        began, before = time.perf_counter(), steps()
+        while time.perf_counter() - began < seconds:
+            advance()
+    return (steps() - before) / (time.perf_counter() - began)
 
 
-def in_turn(
-    programs: Mapping[str, Callable[[BenchmarkConfig], float]], config: BenchmarkConfig
-) -> dict[str, list[float]]:
-    """What each program measures, round by round, every one alone in each."""
-    measured: dict[str, list[float]] = {name: [] for name in programs}
+def measure_ours(config: BenchmarkConfig, changes: Mapping[str, Any] = {}) -> float:
+    """Agent steps per second of this project's training loop, with these changes to the paper's values."""
+    with closing(started(config, **changes)) as training:
+        return rate(lambda: step(training), lambda: training.agent_steps, config)
+
+
+def rates_in_turn(programs: Mapping[Any, Callable[[BenchmarkConfig], float]], config: BenchmarkConfig) -> pd.DataFrame:
+    """Measure every program round by round, each in a fresh process, so that none helps or hinders another.
+
+    Prints and returns a row of agent steps per second for each; ratios are to the first program.
+    """
+    rates: dict[Any, list[float]] = {name: [] for name in programs}
     for name in tqdm([*programs] * config.rounds, desc="measuring", leave=False, disable=None):
-        measured[name].append(alone(programs[name], config))
-    return measured
-
-
-def peer_is_there() -> bool:
-    """Whether Stable-Baselines3 is installed; says how where it is not."""
-    there = importlib.util.find_spec(PEER) is not None
-    if not there:
-        print(f"{PEER} is not installed and left out: pip install -r requirements-benchmark.txt")
-    return there
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, minimum and maximum, by these names."""
-    return {"median": statistics.median(values), "minimum": min(values), "maximum": max(values)}
-
-
-def rate_columns(row: Mapping[str, float]) -> str:
-    """A `spread` of agent steps per second with its limit, as the columns that `RATE_HEADER` names."""
-    share = row["median"] / row["limit"]
-    return f"{row['median']:8.1f} {row['minimum']:8.1f} {row['maximum']:8.1f} {share:9.0%}"
-
-
-RATE_HEADER = f"{'median':>8} {'minimum':>8} {'maximum':>8} {'of limit':>9}"
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rates[name].append(pool.apply(programs[name], (config,)))
+    table = pd.DataFrame(rates).agg(["median", "min", "max"]).T
+    table["ratio"] = table["median"] / table["median"].iloc[0]
+    print_table(table.rename_axis("agent steps per second").reset_index())
+    return table
 
 
 def milliseconds_of(function: Callable[[], Any], device: torch.device, seconds: float = 1.0) -> float:
@@ -165,6 +136,11 @@ def milliseconds_of(function: Callable[[], Any], device: torch.device, seconds: 
         "function(); wait()", globals={"function": function, "wait": wait}, num_threads=torch.get_num_threads()
     )
     return timer.blocked_autorange(min_run_time=seconds).median * 1e3
+
+
+def print_table(table: pd.DataFrame) -> None:
+    """Print all rows and columns, numbers with a fraction with two digits of it."""
+    print(table.to_string(index=False, float_format="{:,.2f}".format))
 
 
 def save_figure(figure: Figure, path: Path) -> None:

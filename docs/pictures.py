@@ -2,12 +2,12 @@
 
 import sys
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from q_agent_train import Config, set_up, step
@@ -17,100 +17,77 @@ from runtime.run_config import with_file
 from viewing.episodes import EpsilonGreedyPlayer, open_game, play_games
 
 AGENT = Path(__file__).parent.parent / "pretrained" / "breakout.pt"
-BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 STEPS = 240  # agent steps that are played for the first three pictures: 16 seconds
 
 
 def play() -> tuple[np.ndarray, list[str], ReplayMemory, np.ndarray]:
     """Play with the shipped agent: the last screen, the action names, the memory, the Q-values (STEPS, actions)."""
-    network, q_values = load_network(AGENT), list[np.ndarray]()
+    network, q_values = load_network(AGENT), []
     player, memory = EpsilonGreedyPlayer(network, epsilon=0.05, seed=0), ReplayMemory(STEPS + 1, 1)
     with closing(open_game(AGENT, network)) as game:
-        for number, played in enumerate(play_games(player, game, seed=0)):
+        for number, played in enumerate(islice(play_games(player, game, seed=0), STEPS)):
             if number == 0:
                 memory.start(0, played.states[:, -1])
             memory.append(played.actions, played.step)
             q_values.append(player.q_values[0])
             screen = game.take_screens()[-1]
-            if number + 1 == STEPS:
-                break
         return screen, game.action_names, memory, np.array(q_values)
 
 
-def show(panel: Axes, picture: np.ndarray, title: str) -> None:
-    panel.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    panel.set_title(title, fontsize=12)
-    panel.set_xticks([])
-    panel.set_yticks([])
-
-
-def draw_state(screen: np.ndarray, memory: ReplayMemory) -> Figure:
-    """What the emulator shows, and the four frames that the network is given."""
-    figure = Figure((10, 2.9), layout="constrained")
-    panels = figure.subplots(1, 5, width_ratios=[160 / 210, 1, 1, 1, 1])
-    show(panels[0], screen, "screen, 160x210")
-    titles = ("three steps ago", "two steps ago", "one step ago", "now, 84x84")
-    for panel, frame, title in zip(panels[1:], memory.latest_states()[0].numpy(), titles, strict=True):
-        show(panel, frame, title)
+def draw_pictures(pictures: dict[str, np.ndarray]) -> Figure:
+    """Pictures side by side, each with its title."""
+    figure = Figure((10, 3.4), dpi=110, layout="constrained")
+    for panel, (title, picture) in zip(figure.subplots(1, len(pictures)), pictures.items(), strict=True):
+        panel.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        panel.set_title(title)
+        panel.set_axis_off()
     return figure
 
 
-def draw_transition(memory: ReplayMemory, action_names: list[str]) -> Figure:
-    """The rows of the memory around the newest transition with a reward: frames, actions, rewards, terminals."""
-    row = int(np.flatnonzero(memory.rewards[:, 0] * (memory.ages[:, 0] == 3))[-1])
-    figure = Figure((10, 3.4), layout="constrained")
-    for panel, offset in zip(figure.subplots(1, 5), range(-3, 2), strict=True):
-        each, place = row + offset, {"transform": panel.transAxes, "clip_on": False}
-        show(panel, memory.frames[each].numpy(), f"row t{offset:+}" if offset else "row t")
-        action = action_names[memory.actions[each, 0]]
-        text = f"action {action}\nreward {memory.rewards[each, 0]:g}\nterminal {bool(memory.terminals[each, 0])}"
-        panel.text(0.5, -0.06, text, ha="center", va="top", color="gray" if offset else "black", **place)
-        for height, colour, belongs in ((1.24, BLUE, offset <= 0), (1.34, ORANGE, offset >= -2)):
-            panel.plot((-0.04, 1.04), (height, height), lw=5 * belongs, color=colour, **place)
-    figure.suptitle("blue: the state s;  orange: the next state s'", fontsize=12)
+def draw_lines(table: pd.DataFrame, **labels: str) -> Figure:
+    figure = Figure((10, 3.2), dpi=110, layout="constrained")
+    table.plot(ax=figure.subplots(), **labels)
     return figure
 
 
-def draw_values(q_values: np.ndarray, action_names: list[str]) -> Figure:
-    """The Q-value of each action along the play."""
-    figure = Figure((10, 3.2), layout="constrained")
-    panel = figure.subplots()
-    for values, name, colour in zip(q_values.T, action_names, (BLUE, ORANGE, GREEN, RED), strict=True):
-        panel.plot(np.arange(len(values)) / 15, values, color=colour, label=name)
-    panel.set(xlabel="seconds of play", ylabel="Q-value")
-    panel.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
-    return figure
+def transition_rows(memory: ReplayMemory, action_names: list[str]) -> dict[str, np.ndarray]:
+    """The frames of the rows around the newest transition with a reward, by what each row says."""
+    newest = int(np.flatnonzero(memory.rewards[:, 0] * (memory.ages[:, 0] == 3))[-1])
+    frames = {}
+    for offset in range(-3, 2):
+        row = newest + offset
+        action, terminal = action_names[memory.actions[row, 0]], bool(memory.terminals[row, 0])
+        states = ["state"] * (offset <= 0) + ["next state"] * (offset >= -2)
+        lines = (f"row t{offset:+}", f"action {action}", f"reward {memory.rewards[row, 0]:g}", f"terminal {terminal}")
+        frames["\n".join((*lines, f"in {', '.join(states)}"))] = memory.frames[row].numpy()
+    return frames
 
 
-def draw_target(steps: int) -> Figure:
-    """The average action value by the online and by the target network; `quick`, its periods shortened to `steps`."""
+def train(steps: int) -> pd.DataFrame:
+    """Mean max Q of both networks by agent steps; `quick`, its periods shortened to `steps`."""
     config = with_file(Config(config="quick"))
     config.replay_size, config.replay_start_size, config.target_update_frequency = 40_000, steps // 4, steps // 10
-    rows = []
+    rows = {}
     with closing(set_up(config, torch.device("cpu"))) as training:
         training.begin()
         while training.agent_steps < steps:
             step(training)
             if (states := training.held_out_states) is not None and training.agent_steps // 32 % 8 == 0:
                 target = training.agent.target_network(states).amax(1).mean().item()
-                rows.append((training.agent_steps, training.mean_max_q(), target))
-    figure = Figure((10, 3.2), layout="constrained")
-    panel, (x, online, target) = figure.subplots(), np.array(rows, float).T
-    panel.plot(x, online, color=BLUE, label="online network")
-    panel.step(x, target, color=ORANGE, where="post", label="target network")
-    panel.set(xlabel="agent steps", ylabel="mean of max Q over 500 states")
-    panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    panel.legend(frameon=False)
-    return figure
+                rows[training.agent_steps] = (training.mean_max_q(), target)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["online network", "target network"])
 
 
 def main(folder: Path, steps: int) -> None:
     screen, action_names, memory, q_values = play()
-    with mpl.rc_context({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 110}):
-        draw_state(screen, memory).savefig(folder / "state.png")
-        draw_transition(memory, action_names).savefig(folder / "transition.png")
-        draw_values(q_values, action_names).savefig(folder / "q_values.png")
-        draw_target(steps).savefig(folder / "target_network.png")
+    titles = ("three steps ago", "two steps ago", "one step ago", "now, 84x84")
+    state = {"screen, 160x210": screen, **dict(zip(titles, memory.latest_states()[0].numpy(), strict=True))}
+    draw_pictures(state).savefig(folder / "state.png")
+    draw_pictures(transition_rows(memory, action_names)).savefig(folder / "transition.png")
+    values = pd.DataFrame(q_values, index=np.arange(STEPS) / 15, columns=action_names)
+    draw_lines(values, xlabel="seconds of play", ylabel="Q-value").savefig(folder / "q_values.png")
+    labels = {"xlabel": "agent steps", "ylabel": "mean of max Q over 500 states"}
+    draw_lines(train(steps), **labels).savefig(folder / "target_network.png")
 
 
 if __name__ == "__main__":
