@@ -2,12 +2,10 @@
 
 from runtime.exits import UsageError, exit_with  # isort: skip  # first: runtime/ says which Python is needed
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import matplotlib as mpl
 import tyro
@@ -32,24 +30,21 @@ STYLE: Any = {
 }
 
 
-class Picture(NamedTuple):
-    """What is written: name, the file's unless --output says another; draw; texts beside the picture, by suffix."""
-
-    name: str
-    draw: Callable[[], Figure]
-    texts: Mapping[str, str] = MappingProxyType({})
+# What a command draws: the file's name unless --output says another, the picture once it is asked for, and the texts
+# that are written with it, by suffix.
+Picture = tuple[str, Callable[[], Figure], dict[str, str]]
 
 
 @dataclass(kw_only=True)
-class Command(ABC):
+class Command:
     """A kind of picture with its options."""
 
     output: str = "."
     """A folder, or a base name to which .png and .svg are added."""
 
-    @abstractmethod
     def load(self) -> Picture:
-        """Read what is to be drawn."""
+        """Read what is to be drawn; raises `UsageError`."""
+        raise NotImplementedError
 
 
 @dataclass(kw_only=True)
@@ -76,7 +71,7 @@ class Curves(Command):
         keys = {game_key(run.game): run.game for run in runs}
         if len(keys) > 1:
             raise UsageError(f"the runs are of different games ({', '.join(keys.values())}); draw one game at a time")
-        return Picture(f"curves-{next(iter(keys))}", lambda: draw_curves(runs))
+        return f"curves-{next(iter(keys))}", lambda: draw_curves(runs), {}
 
 
 @dataclass
@@ -90,7 +85,7 @@ class Scores(Command):
         bars, left_out = read_bars(self.table)
         if left_out:
             print(f"left out: {', '.join(left_out)}")
-        return Picture("scores", lambda: draw_scores(bars))
+        return "scores", lambda: draw_scores(bars), {}
 
 
 @dataclass
@@ -109,7 +104,7 @@ class Aggregate(Command):
         read = [read_sweep(path) for path in self.sweeps]
         settings = [setting for of_sweep, _ in read for setting in of_sweep]
         print(*(note for _, notes in read for note in notes), sep="\n")
-        return Picture("aggregate", lambda: draw_aggregate(settings), tables(settings))
+        return "aggregate", lambda: draw_aggregate(settings), tables(settings)
 
 
 @dataclass
@@ -124,7 +119,7 @@ class Embedding(Played):
         from viewing.figures_played import Watched, draw_embedding
 
         player = Watched(self.state_dict, self.seed)
-        return Picture(f"embedding-{game_key(player.game)}", lambda: draw_embedding(player, self.states))
+        return f"embedding-{game_key(player.game)}", lambda: draw_embedding(player, self.states), {}
 
 
 @dataclass
@@ -135,7 +130,7 @@ class Value(Played):
         from viewing.figures_played import Watched, draw_value
 
         player = Watched(self.state_dict, self.seed)
-        return Picture(f"value-{game_key(player.game)}", lambda: draw_value(player))
+        return f"value-{game_key(player.game)}", lambda: draw_value(player), {}
 
 
 COMMANDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in (Curves, Scores, Aggregate, Embedding, Value)}
@@ -179,10 +174,10 @@ def main() -> None:
     about = "Draw the paper's figures, as PNG and SVG. figures.py RUN ... is short for figures.py curves RUN ..."
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, description=about, registry=NUMBERS)
     check_bounds(command)
-    picture = command.load()
-    paths = output_paths(command.output, picture.name, picture.texts)
+    name, draw, texts = command.load()
+    paths = output_paths(command.output, name, texts)
     with mpl.rc_context(STYLE):
-        save(picture.draw(), paths, picture.texts)
+        save(draw(), paths, texts)
     print(*paths, sep="\n")
 
 

@@ -167,9 +167,9 @@ def improvement(one: Scored, other: Scored) -> tuple[float, float, float]:
 
 def draw_aggregate(settings: list[Scored]) -> Figure:
     """Aggregate scores, performance profiles, sample efficiency and, of several settings, probabilities."""
-    layout: list[Any] = [[*METRICS], ["profile"] * 2 + ["efficiency"] * 2, ["improvement"] * 4][
-        : 2 + (len(settings) > 1)
-    ]
+    layout: list[Any] = [[*METRICS], ["profile", "profile", "efficiency", "efficiency"]]
+    if pairs := [*itertools.combinations(settings, 2)]:
+        layout.append(["improvement"] * 4)
     figure = Figure(figsize=(13, 4 * len(layout)), layout="constrained")
     panels: Any = figure.subplot_mosaic(layout)
     figure.suptitle("normalised scores (random agent 0, human 1) with 95% intervals")
@@ -179,8 +179,19 @@ def draw_aggregate(settings: list[Scored]) -> Figure:
         of_metric = [(points[number], *interval[:, number]) for points, interval in estimates]
         _draw_intervals(panels[metric], names if number == 0 else [""] * len(names), of_metric)
         panels[metric].set_title(metric)
-    _draw_profiles(panels["profile"], settings)
-    _draw_efficiency(panels["efficiency"], settings)
+    every = np.concatenate([setting.scores.ravel() for setting in settings])
+    taus = np.linspace(min(0.0, every.min()), max(0.1, every.max()), 101)
+    profile, efficiency = panels["profile"], panels["efficiency"]
+    for color, setting in zip(itertools.cycle(COLORS), settings, strict=False):
+        _draw_band(
+            profile, setting, taus, setting.scores, lambda s: (s[..., None] > taus).mean((0, 1)), {"color": color}
+        )
+        if setting.curves is not None:
+            _draw_band(efficiency, setting, setting.steps, setting.curves, _iqms, {"color": color, "marker": "o"})
+    profile.set(xlabel="normalised score", ylabel="share of runs above it", title="performance profile")
+    profile.legend()
+    efficiency.set(xlabel="agent steps", ylabel="IQM of the normalised scores", title="evaluations in training")
+    efficiency.xaxis.set_major_formatter(EngFormatter(sep=""))
     if pairs:
         names = [f"{shortened(one.name)} above {shortened(other.name)}" for one, other in pairs]
         panel = panels["improvement"]
@@ -200,28 +211,15 @@ def _draw_intervals(panel: Axes, names: Sequence[str], intervals: Sequence[tuple
     panel.grid(axis="x", alpha=0.3)
 
 
-def _draw_profiles(panel: Axes, settings: list[Scored]) -> None:
-    every = np.concatenate([setting.scores.ravel() for setting in settings])
-    taus = np.linspace(min(0.0, every.min()), max(0.1, every.max()), 101)
-    for color, setting in zip(itertools.cycle(COLORS), settings, strict=False):
-        shares, (low, high) = estimate(setting.scores, lambda s: (s[..., None] > taus).mean(axis=(0, 1)))
-        panel.plot(taus, shares, color=color, label=shortened(setting.name))
-        panel.fill_between(taus, low, high, color=color, alpha=0.2, linewidth=0)
-    panel.set(xlabel="normalised score", ylabel="share of runs above it", ylim=(0, 1.02), title="performance profile")
-    panel.legend()
-
-
-def _draw_efficiency(panel: Axes, settings: list[Scored]) -> None:
+def _iqms(curves: np.ndarray) -> np.ndarray:
     _, metrics = import_rliable()
-    for color, setting in zip(itertools.cycle(COLORS), settings, strict=False):
-        if setting.curves is not None:
-            iqms, (low, high) = estimate(
-                setting.curves, lambda s: np.array([metrics.aggregate_iqm(point) for point in np.moveaxis(s, -1, 0)])
-            )
-            panel.plot(setting.steps, iqms, color=color, marker="o", markersize=4)
-            panel.fill_between(setting.steps, low, high, color=color, alpha=0.2, linewidth=0)
-    panel.set(xlabel="agent steps", ylabel="IQM of the normalised scores", title="evaluations in training")
-    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return np.array([metrics.aggregate_iqm(curves[..., point]) for point in range(curves.shape[-1])])
+
+
+def _draw_band(panel: Axes, setting: Scored, x: np.ndarray, scores: np.ndarray, measure: Any, style: Any) -> None:
+    values, (low, high) = estimate(scores, measure)
+    panel.plot(x, values, label=shortened(setting.name), **style)
+    panel.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
 
 def table_rows(setting: Scored) -> list[dict[str, Any]]:
