@@ -1,5 +1,6 @@
 """State dicts and checkpoints: written whole, and read only when they are what was written."""
 
+import io
 import os
 import zipfile
 from pathlib import Path
@@ -26,8 +27,11 @@ def save_state_dict(state_dict: dict[str, Any], path: Path) -> None:
 
 
 def _save(data: Any, path: Path) -> None:
-    with open(path, "wb") as file:  # to a path, torch.save would put the file's name into it
-        torch.save(data, file)
+    content = (
+        io.BytesIO()
+    )  # torch.save raises `RuntimeError` where a disk is full, and puts a path's name into the file
+    torch.save(data, content)
+    path.write_bytes(content.getbuffer())
 
 
 def _load(path: Path) -> Any:

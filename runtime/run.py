@@ -32,15 +32,11 @@ LOG_EVERY_STEPS = 10_000  # agent steps between rows of training.csv, and Tensor
 SAME_VALUE = 1e-6  # of the mean, at least of 1: float32 rounds by 1e-7; on Breakout's plateau values differ by 1e-4
 
 
-def prepare(config: AnyConfig, saved: AnyConfig | None = None) -> tuple[torch.device, Path]:
-    """Check all that can be known before anything is made; the device, and the folder: the one named, or a new one.
-
-    saved: the config of the run in its folder, where that has been read.
-    """
+def prepare(config: AnyConfig) -> tuple[torch.device, Path]:
+    """Check all that can be known before anything is made; the device, and the folder: the one named, or a new one."""
     if config.config is not None:
         raise UsageError("--config is for the command line; in Python, set the fields themselves")
-    if config.run_dir and saved is None:
-        saved = config_of_run(type(config), config.run_dir)
+    saved = config_of_run(type(config), config.run_dir) if config.run_dir else None
     config.check()
     checked_address(config.webhook)
     device = choose_device(config.device)
@@ -348,15 +344,12 @@ def note_of_dead(values: dict[str, float]) -> str:
     return "; every state has the same value: a layer is probably dead, a smaller --learning-rate may prevent it"
 
 
-def command_line(kind: type[AnyConfig]) -> tuple[AnyConfig, AnyConfig | None]:
-    """The config that the flags mean, and that of the run that they name, if it exists.
-
-    What is not typed comes from the --config file, or from the run.
-    """
+def command_line(kind: type[AnyConfig]) -> AnyConfig:
+    """The config that the flags mean; what is not typed comes from the --config file, or from the run they name."""
     typed = parse(kind)
     saved = config_of_run(kind, typed.run_dir) if typed.run_dir else None
     if not (saved or typed.config):
-        return typed, None
+        return typed
     begun = saved or kind()  # type: ignore[call-arg]
     defaults = with_file(dataclasses.replace(begun, run_dir=typed.run_dir, config=typed.config))
-    return dataclasses.replace(parse(kind, default=defaults), config=None), saved
+    return dataclasses.replace(parse(kind, default=defaults), config=None)
