@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from atari import MAX_EMULATOR_SEED, game_key
 from runtime.files import check_output, writing_output
-from runtime.flags import NUMBERS, Bounds, check_bounds
+from runtime.flags import Bounds, check_bounds, plain_numbers
 from viewing.figures_tables import draw_curves, draw_scores, read_bars, read_run
 
 # viewing.figures_played brings torch and scikit-learn: only the commands that play a network import it.
@@ -172,7 +172,7 @@ def main() -> None:
     if not arguments or arguments[0] not in (*COMMANDS, "-h", "--help"):
         arguments.insert(0, "curves")
     about = "Draw the paper's figures, as PNG and SVG. figures.py RUN ... is short for figures.py curves RUN ..."
-    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, description=about, registry=NUMBERS)
+    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=plain_numbers(arguments), description=about)
     check_bounds(command)
     name, draw, texts = command.load()
     paths = output_paths(command.output, name, texts)

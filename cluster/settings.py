@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import tyro
+
 from atari import games_named
 from config import Hyperparameters
 from runtime.exits import UsageError
 from runtime.files import lock_folder, write_text
 from runtime.flags import MOST, Bounds, Positive, check_bounds, flag, parse
-from runtime.run_config import FLAGS, NOT_KEPT, RunConfig, with_file
+from runtime.run_config import NOT_KEPT, RunConfig, with_file
 from wrappers import rom_name
 
 MAY_CHANGE = {"run", "device", "save_every_games", "checkpoint_minutes"}  # between two starts, as in a run
@@ -28,7 +30,8 @@ Flags = TypeVar("Flags", bound="TrainingFlags")
 class TrainingFlags(RunConfig):
     """The flags of training that all runs have in common, and where they are made."""
 
-    game: str = ""
+    game: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
+    webhook: tyro.conf.Suppress[tyro.conf.Fixed[str | None]] = None
     games: tuple[str, ...] = ()  # type: ignore[assignment]  # of a run it is a number; these runs end at their steps
     """The games, by any of their names; paper49 means the 49 of the paper."""
     run_dir: Path | None = None
@@ -57,16 +60,12 @@ class TrainingFlags(RunConfig):
 
 def command_line(kind: type[Flags]) -> Flags:
     """The flags that the command line means; what is not typed is taken from the --config file."""
-    groups = {"runs": ("games", *kind.__annotations__, "run_dir", "config", "initial_state_dict", "steps")}
-    groups["machines"] = ("address", "cpus_per_run", "gpus_per_run", "device", "deterministic")
-    for heading in [*FLAGS][1:]:
-        groups[heading] = tuple(name for name in FLAGS[heading] if name not in ("game", "webhook"))
-    typed = parse(kind, groups=groups)
+    typed = parse(kind)
     if typed.config is None:
         return typed
     file = with_file(RunConfig("", config=typed.config))  # Its game, games and seed, if any, are one run's.
     names = {field.name for field in dataclasses.fields(RunConfig)} - {"game", "games", "seed", *NOT_KEPT}
-    return parse(kind, default=kind(**{name: getattr(file, name) for name in names}), groups=groups)
+    return parse(kind, default=kind(**{name: getattr(file, name) for name in names}))
 
 
 def require(*packages: str) -> None:

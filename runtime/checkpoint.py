@@ -14,11 +14,10 @@ from runtime.files import replacing, sync
 
 def to_cpu(state_dict: dict[str, Any]) -> dict[str, Any]:
     """A copy with every tensor on the CPU, contiguous and in its own storage."""
-    layout, copies = torch.contiguous_format, {**state_dict}
-    for name, value in state_dict.items():
-        if isinstance(value, torch.Tensor):
-            copies[name] = value.detach().cpu().clone(memory_format=layout)
-    return copies
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) if torch.is_tensor(value) else value
+        for name, value in state_dict.items()
+    }
 
 
 def save_state_dict(state_dict: dict[str, Any], path: Path) -> None:

@@ -30,19 +30,16 @@ def choose_device(name: str) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, available in there.items() if available)
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    usable = " or ".join(kind for kind, available in there.items() if available)
-    if device is None or not there.get(device.type, False):
+    kind, _, index = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not there.get(kind) or not (index or "0").isdecimal() or int(index or 0) >= count:
+        usable = " or ".join(kind for kind, available in there.items() if available)
         raise UsageError(f'this machine has no device "{name}"; choose --device {usable}')
-    if device.type == "cuda":
-        if (count := torch.cuda.device_count()) <= (device.index or 0):
-            raise UsageError(f'this machine has no device "{name}"; it has {count} CUDA device(s), from cuda:0 on')
-        device = torch.device("cuda", device.index or 0)  # set_device refuses one without an index
-        torch.cuda.set_device(device)  # streams and graphs are the current device's
-        torch.backends.cudnn.allow_tf32 = False  # the paper's arithmetic is float32; convolutions would round to tf32
+    if kind != "cuda":
+        return torch.device(kind)
+    device = torch.device("cuda", int(index or 0))  # set_device refuses one without an index
+    torch.cuda.set_device(device)  # streams and graphs are the current device's
+    torch.backends.cudnn.allow_tf32 = False  # the paper's arithmetic is float32; convolutions would round to tf32
     return device
 
 

@@ -25,7 +25,6 @@ def check_output(path: Path, suffix: str) -> None:
         raise UsageError(f"{path} must end in {suffix}")
     if path.name in OF_RUNS:
         raise UsageError(f"{path.name} is the name of a run's own file; choose another name than {path}")
-    _check_parent(path)
     if os.path.isdir(path):
         raise UsageError(f"{path} is a folder; name a file in it")
     try:
@@ -38,24 +37,11 @@ def check_output(path: Path, suffix: str) -> None:
 
 
 def check_new_folder(path: Path) -> None:
-    """Raise `UsageError` unless `path` can become a folder of new files: it does not exist yet, or is empty.
-
-    Called before the work starts: what `making_folder` will do at the end is tried once, with nothing in it.
-    """
-    _check_parent(path)
-    was_there = os.path.lexists(path)
-    try:
-        with making_folder(path):
-            pass
-        if not was_there:
-            path.rmdir()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be made: {error.strerror}; name a folder that is new or empty") from None
-
-
-def _check_parent(path: Path) -> None:
-    if not os.path.isdir(path.parent):
+    """Raise `UsageError` unless `path` can become a folder of new files: it does not exist yet, or is empty."""
+    if not path.parent.is_dir():
         raise UsageError(f"the folder {path.parent} of {path.name} is not there; make it first, or choose another")
+    if os.path.lexists(path) and not (path.is_dir() and not os.listdir(path)):
+        raise UsageError(f"{path} is there and not empty; name a folder that is new or empty")
 
 
 # No library that is kept up does this with the folder synced.

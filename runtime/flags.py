@@ -2,11 +2,11 @@
 
 import contextlib
 import dataclasses
-import inspect
 import math
 import numbers
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -100,67 +100,13 @@ def take_numbers_as_meant(config: Any) -> None:
                     setattr(config, name, kind(value))
 
 
-def parse(
-    kind: type[Config],
-    *,
-    default: Config | None = None,
-    groups: Mapping[str, Sequence[str]] = {},
-    arguments: Sequence[str] | None = None,
-    about: str | None = None,
-) -> Config:
-    """The config dataclass that the command line, or `arguments`, describes; tyro ends the process where it is wrong.
-
-    groups: heading to fields, all of them, for --help; without, they stand in one box. about: what --help begins with.
-    """
-    more: dict[str, Any] = {"args": arguments, "registry": NUMBERS, "description": about}
-    if not groups:
-        return tyro.cli(kind, **more) if default is None else tyro.cli(kind, default=default, **more)
-    values = tyro.cli(_in_groups(kind, default, groups), config=(tyro.conf.OmitArgPrefixes,), **more)
-    return kind(**{name: getattr(getattr(values, group), name) for group in groups for name in groups[group]})
+def parse(kind: type[Config], default: Config | None = None, arguments: Sequence[str] | None = None) -> Config:
+    """The config dataclass that a command line describes, or `arguments`; tyro ends the process where it is wrong."""
+    args = plain_numbers(sys.argv[1:] if arguments is None else arguments)
+    return tyro.cli(kind, args=args) if default is None else tyro.cli(kind, args=args, default=default)
 
 
-def _in_groups(kind: type[Any], default: Any, groups: Mapping[str, Sequence[str]]) -> type[Any]:
-    # tyro makes a box of each dataclass inside a dataclass, so the flat one is taken apart for it.
-    hints: dict[str, Any] = get_type_hints(kind, include_extras=True)
-    defaults = kind() if default is None else default
-    docs: dict[str, str] = {}
-    for each in kind.__mro__[-2::-1]:  # the string below a field, which Python itself does not keep
-        docs |= dict(re.findall(r'^    (\w+): .*\n    """((?s:.*?))"""', inspect.getsource(each), re.MULTILINE))
-
-    def in_group(name: str) -> tuple[str, Any, Any]:
-        described: Any = Annotated[hints[name], tyro.conf.arg(help=" ".join(docs[name].split()))]
-        return name, described, dataclasses.field(default=getattr(defaults, name))
-
-    boxes = {group: dataclasses.make_dataclass(group, map(in_group, names)) for group, names in groups.items()}
-    for box in boxes.values():
-        box.__doc__ = ""
-    parts = [(group, box, dataclasses.field(default_factory=box)) for group, box in boxes.items()]
-    whole = dataclasses.make_dataclass(kind.__name__, parts)
-    whole.__doc__ = kind.__doc__
-    return whole
-
-
-NUMBERS = tyro.constructors.ConstructorRegistry()  # lets tyro take 1e6 as a whole number
-
-
-@NUMBERS.primitive_rule
-def _number_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    kind = info.type
-    if kind is not int:
-        return None
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="INT",
-        instance_from_str=lambda texts: _whole_number(texts[0]),
-        is_instance=lambda value: isinstance(value, int),
-        str_from_instance=lambda value: [str(value)],
-    )
-
-
-def _whole_number(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        return int(text)
-    with contextlib.suppress(ValueError, OverflowError):
-        if int(float(text)) == float(text):
-            return int(float(text))
-    raise ValueError(f"'{text}' is not a whole number")
+def plain_numbers(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with 1e6 as 1000000, which alone is a whole number to tyro."""
+    form = re.compile(r"\d+(\.\d+)?e\d{1,2}")
+    return [str(int(float(each))) if form.fullmatch(each) and float(each) % 1 == 0 else each for each in arguments]

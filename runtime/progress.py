@@ -1,7 +1,6 @@
 """What a training shows while it runs: tqdm draws the line and the bars, the time left is computed here."""
 
 import datetime
-import math
 import sys
 import time
 from collections import deque
@@ -9,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from tqdm.auto import tqdm
+
+from runtime.run_config import RunConfig
 
 WINDOW_SECONDS = 60.0  # speed and time left are those of the last minute
 REFRESH_SECONDS = 1.0
@@ -22,26 +23,23 @@ def watched() -> bool:
 
 
 def bar_of_actions(agent_steps: int) -> tqdm:
-    """The bar of an action log of so many agent steps that is played again; in a file one line."""
-    what, in_file = "Playing the action log", not watched()
-    if in_file:
-        print(f"{what} of {agent_steps:,} agent steps; 1,000,000 take minutes", file=sys.stderr)
-    return tqdm(total=agent_steps, desc=what, unit=" steps", unit_scale=True, disable=in_file)
+    """The bar of an action log of so many agent steps that is played again; in a file a line a minute."""
+    every = 0.1 if watched() else LINE_EVERY_SECONDS
+    return tqdm(total=agent_steps, desc="Playing the action log", unit=" steps", unit_scale=True, mininterval=every)
 
 
 class Progress:
     """How fast a training is, how long it will take, and the line that shows it."""
 
-    def __init__(self, steps: int, games: int, *, learning_begins: int, steps_limit: int, games_limit: int):
-        """Begin the line, at so many agent steps and games; it ends at the limit that comes first."""
-        self._limits = {"--steps": steps_limit, "--games": games_limit}
-        self._learning_begins = learning_begins
+    def __init__(self, steps: int, games: int, config: RunConfig):
+        """Begin the line, at so many agent steps and games; it ends at the limit of `config` that comes first."""
+        self._limits = {"--steps": config.steps, "--games": config.games}
+        self._learning_begins = config.replay_start_size
         self._marks = deque([(time.monotonic(), steps, games)])
         self._bar = tqdm(total=100, bar_format="{percentage:3.0f}% |{bar:10}| {desc}", disable=not watched())
         self._printed_at = -LINE_EVERY_SECONDS
-        self._hours_are_told = False
 
-    def show(self, steps: int, games: int, scores: Sequence[float], epsilon: float) -> None:
+    def show(self, steps: int, games: int, scores: Sequence[float], epsilon: float, note: str = "") -> None:
         """Refresh the line when it is older than `REFRESH_SECONDS`, and at the end; in a file, write one a minute."""
         now, reached = time.monotonic(), (steps, games)
         share = max(now_at / limit for now_at, limit in zip(reached, self._limits.values(), strict=True))
@@ -54,21 +52,11 @@ class Progress:
             self._marks.popleft()
         mean = f", mean of last {len(scores)}: {np.mean(scores):.1f}" if scores else ""
         self._bar.n = round(100 * share)
-        line = f"game {games:,}{mean}, epsilon {epsilon:.3f}, step {steps:,}, {self._pace(steps)}"
+        line = f"game {games:,}{mean}, epsilon {epsilon:.3f}, step {steps:,}, {self._pace()}{note}"
         self._bar.set_description_str(line)
         if self._bar.disable and (now - self._printed_at >= LINE_EVERY_SECONDS or share >= 1):
             self._printed_at = now
             print(f"{self._bar.n:3}% {line}", file=sys.stderr)
-        self._tell_hours_once()
-
-    def _tell_hours_once(self) -> None:
-        (began, before, _), (now, steps, _) = self._marks[0], self._marks[-1]
-        if self._hours_are_told or before < self._learning_begins or now - began < WINDOW_SECONDS - REFRESH_SECONDS:
-            return
-        self._hours_are_told = True
-        seconds, goal = self._left()
-        if seconds >= 2 * 3600:
-            tqdm.write(f"At {self.steps_per_second(steps):,.0f} steps/s, {seconds / 3600:,.0f} hours {goal}.")
 
     def evaluated(self, seconds: float) -> None:
         """An evaluation has taken so long, which does not count towards the speed."""
@@ -82,22 +70,16 @@ class Progress:
     def close(self) -> None:
         self._bar.close()
 
-    def _pace(self, steps: int) -> str:
+    def _pace(self) -> str:
         """The speed, and how long to the limit that comes first; while actions are random, to the first update."""
-        seconds, goal = self._left()
-        if seconds == math.inf:
-            return "measuring its speed"
-        left = datetime.timedelta(seconds=round(min(max(seconds, 0), MOST_SECONDS)))
-        return f"{self.steps_per_second(steps):,.0f} steps/s, {left} {goal}"
-
-    def _left(self) -> tuple[float, str]:
-        """Seconds to the goal that comes first, without evaluations, and its name; infinite while nothing moves."""
         (began, *first), (now, *last) = self._marks[0], self._marks[-1]
         goals = {f"left to {name} {limit:,}": limit for name, limit in self._limits.items()}
         if last[0] < self._learning_begins:  # learning is slower than random actions
-            goals = {"until learning begins": self._learning_begins, **dict([*goals.items()][1:])}
-        ways = zip(goals.items(), last, first, strict=True)
-        return min(
-            [((now - began) * (goal - at) / (at - was), name) for (name, goal), at, was in ways if at > was],
-            default=(math.inf, ""),
-        )
+            goals = {"until learning begins": self._learning_begins}
+        ways = zip(goals.items(), last, first, strict=False)
+        times = [((now - began) * (goal - at) / (at - was), name) for (name, goal), at, was in ways if at > was]
+        if not times:
+            return "measuring its speed"
+        seconds, goal = min(times)
+        left = datetime.timedelta(seconds=round(min(max(seconds, 0), MOST_SECONDS)))
+        return f"{self.steps_per_second(last[0]):,.0f} steps/s, {left} {goal}"

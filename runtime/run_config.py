@@ -1,7 +1,6 @@
 """What belongs to a run in addition to its hyperparameters, and files of flags (configs/)."""
 
 import dataclasses
-import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,38 +21,12 @@ from wrappers import choose_actions, rom_name
 # Of each transition: its frames and the target network's layers; the online network's, twice.
 BYTES_DRAWN, BYTES_LEARNING = 200_000, 400_000
 CONFIGS = Path(__file__).parent.parent / "configs"
-FLAGS = {  # the headings of --help
-    "run": ("run_dir", "config", "initial_state_dict", "steps", "games", "seed", "device", "deterministic"),
-    "game": ("game", "num_envs", "frames_per_step", "actions", "sticky_actions"),
-    "network": ("network", "dueling", "separable", "distributional", "initial_weights"),
-    "memory": (
-        *("replay_size", "replay_start_size"),
-        *("prioritized", "priority_exponent", "importance_exponent", "importance_steps"),
-    ),
-    "learning": (
-        *("minibatch_size", "update_frequency", "gradient_steps", "target_network", "target_update_frequency"),
-        *("discount", "n_steps", "n_steps_end", "n_steps_steps", "double", "reset_head_every", "precision"),
-    ),
-    "optimizer": (
-        *("optimizer", "learning_rate", "learning_rate_end", "learning_rate_steps"),
-        *("rmsprop_decay", "min_squared_gradient", "adam_epsilon"),
-    ),
-    "exploration": ("epsilon_start", "epsilon_end", "epsilon_decay_steps"),
-    "saving": ("save_every_games", "checkpoint_minutes", "webhook"),
-    "evaluation": ("evaluate_every", "evaluation_games"),
-}
 NOT_KEPT = ("run_dir", "config", "webhook")  # flags that config.json does not hold
 MAY_GROW = ("games", "steps")  # the flags that lengthen a run
 MAY_CHANGE = (*NOT_KEPT, *MAY_GROW, "device", "save_every_games", "checkpoint_minutes")  # learning does not use them
 
 
 AnyConfig = TypeVar("AnyConfig", bound="RunConfig")
-
-
-@functools.lru_cache(maxsize=1)
-def _loaded_once(path: Path, _changed_at: int) -> QNetwork:
-    """The network in a file: it is checked before a run is made, and taken over when the run begins."""
-    return load_network(path)
 
 
 @dataclass
@@ -109,13 +82,11 @@ class RunConfig(Hyperparameters):
         """The network that --initial-state-dict names; raises `UsageError` where its weights do not fit."""
         if (path := self.initial_state_dict) is None:
             return None
-        network = _loaded_once(path, path.stat().st_mtime_ns if path.exists() else 0)
+        network = load_network(path)
         there = architecture_of(network), choose_actions(rom_name(network.game), network.rules.actions)[0]
         here = self.architecture, choose_actions(self.rom, self.rules.actions)[0]
         if there != here:
-            (layers, names), (own_layers, own_names) = there, here
-            theirs, ours = f"{', '.join(names)}, {layers}", f"{', '.join(own_names)}, {own_layers}"
-            raise UsageError(f"--initial-state-dict {path} does not fit: it is for {theirs}; this run has {ours}")
+            raise UsageError(f"--initial-state-dict {path} does not fit: it is for {there}; this run has {here}")
         return network
 
     def as_json(self) -> dict[str, Any]:
@@ -140,7 +111,7 @@ class RunConfig(Hyperparameters):
                 raise UsageError(f"{name} must be at least the {before} of {self.run_dir}, got {now}")
             same = saved.rom == self.rom if field.name == "game" else now == before
             if field.name not in MAY_CHANGE and not same:
-                way_out = "leave the flag out to resume it, or choose another --run-dir"
+                way_out = "leave the flag out, or restore config.json, to resume it; or choose another --run-dir"
                 raise UsageError(f"{self.run_dir} was begun with {name} {before}, not {now}; {way_out}")
 
 
@@ -151,22 +122,20 @@ def arguments_of_file(name: str) -> list[str]:
         there = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
         raise UsageError(f"--config must be a file or one of {there}, got {name}")
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # texts alone, as on a command line
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(node, yaml.MappingNode):
+    if not isinstance(values, dict):
         raise UsageError(f"--config {path} holds no flags; write lines such as learning-rate: 0.0001")
     arguments: list[str] = []
-    for key, value in node.value:
-        name = str(key.value).replace("_", "-")
-        if f"--{name}" in arguments or f"--no-{name}" in arguments:
-            raise UsageError(f"--config {path} has {name} twice; leave one of them out")
+    for key, value in values.items():
+        name = str(key).replace("_", "-")
         if name.replace("-", "_") in NOT_KEPT:
             raise UsageError(f"--config {path} may not hold {name}; type it on the command line")
-        if isinstance(value, yaml.SequenceNode):
-            arguments += [f"--{name}", *(str(each.value) for each in value.value)]
-        elif value.value not in ("", "null"):
-            arguments += arguments_for(name, str(value.value))
+        if isinstance(value, list):
+            arguments += [f"--{name}", *map(str, value)]
+        elif value not in ("", "null"):
+            arguments += arguments_for(name, str(value))
     return arguments
 
 

@@ -1,7 +1,7 @@
 """The folder of a run: who may write in it, what grows there, and how that is cut back to a checkpoint."""
 
 import contextlib
-import itertools
+import csv
 import json
 import os
 from collections.abc import Set
@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from runtime.checkpoint import CheckpointFile
 from runtime.exits import UsageError
 from runtime.files import lock_folder, sync, write_text
-from runtime.tables import COLUMNS, append_row
+from runtime.tables import COLUMNS
 
 EVENTS = "events.out.tfevents."  # TensorBoard's files begin with it
 
@@ -48,28 +48,29 @@ class RunFolder:
 
     def check(self, lengths: dict[str, int]) -> None:
         """Raise `UsageError` unless every table has at least the rows with which a checkpoint was written."""
-        for name in COLUMNS:
-            file, length = self.path / name, lengths[name]
-            if not file.is_file() or file.stat().st_size < length:
+        for name in COLUMNS.keys() & lengths.keys():  # the first checkpoint is written before any table
+            file = self.path / name
+            if not file.is_file() or file.stat().st_size < lengths[name]:
                 raise UsageError(f"{file} has lost rows since the checkpoint was written; restore the whole file")
 
     def cut_back(self, lengths: dict[str, int]) -> None:
         """Cut the growing files back to these lengths, after `check`, and open them for more."""
         (self.path / "state_dicts").mkdir(exist_ok=True)
         for file in self._growing_files():
-            if file.name not in (*COLUMNS, *lengths):
-                file.unlink()  # curves from after the checkpoint
-            elif file.stat().st_size > lengths.get(file.name, 0):
-                os.truncate(file, lengths.get(file.name, 0))
+            if file.name not in lengths:
+                file.unlink()  # from after the checkpoint
+            elif file.stat().st_size > lengths[file.name]:
+                os.truncate(file, lengths[file.name])
         for name, columns in COLUMNS.items():
             self._tables[name] = open(self.path / name, "a", newline="")
             if not lengths.get(name):
-                append_row(self._tables[name], columns)
+                self.add_row(name, columns)
         self._events = SummaryWriter(str(self.path))
 
     def add_row(self, table: str, row: tuple[Any, ...]) -> None:
-        """Append a row to one of the tables; raises `OSError`."""
-        append_row(self._tables[table], row)
+        """Append a whole row to one of the tables; readers see it at once. Raises `OSError`."""
+        csv.writer(self._tables[table], lineterminator="\n").writerow(row)
+        self._tables[table].flush()
 
     def add_scalars(self, step: int, **values: float | None) -> None:
         """Append values to TensorBoard at an agent step; None is left out."""
@@ -96,34 +97,13 @@ class RunFolder:
         return sorted(file for name in (*COLUMNS, f"{EVENTS}*") for file in self.path.glob(name) if file.is_file())
 
 
-def make_new_folder(path: Path) -> Path:
-    """Make a folder that was not there, `path` or, where that name is taken, the first of `path`-2 and so on.
-
-    So no two runs share one, though they begin in the same second or the clock was set back. Raises `OSError`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = itertools.chain([path], (path.with_name(f"{path.name}-{number}") for number in itertools.count(2)))
-    for name in names:
-        with contextlib.suppress(FileExistsError):
-            name.mkdir()
-            break
-    return name
-
-
 def check_is_run_or_new(path: Path) -> None:
     """Raise `UsageError` unless a folder does not exist yet, is empty, or is a run's own; nothing is changed."""
-    if "..." in path.parts:
-        raise UsageError(f"{path}: the dots stand for a run's name; ls runs lists yours")
     entries = set(os.listdir(path)) if os.path.isdir(path) else set()
-    if not entries or ("config.json" in entries and entries & {"checkpoint.pt", "checkpoint.previous.pt"}):
+    if "config.json" in entries and entries & {"checkpoint.pt", "checkpoint.previous.pt"}:
         return
-    # A run that was killed before its first checkpoint has left no more than these, its tables without a row.
-    foreign = entries - {"lock"} - ({"config.json", *COLUMNS} if "config.json" in entries else set())
-    foreign = {name for name in foreign if not name.startswith((".", EVENTS))}
-    if "state_dicts" in foreign and not os.listdir(path / "state_dicts"):
-        foreign.remove("state_dicts")
-    foreign |= {name for name in entries & set(COLUMNS) if (path / name).read_bytes().count(b"\n") > 1}
-    if foreign:
+    # A run that was killed before its first checkpoint has left no more than these.
+    if foreign := {name for name in entries - {"lock", "config.json"} if not name.startswith(".")}:
         what = f"{path} holds {min(foreign)}, and lacks config.json or checkpoint.pt of a run"
         raise UsageError(f"{what}; restore them, or choose another --run-dir")
 

@@ -4,11 +4,10 @@ import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from atari import FinishedGame
 from runtime.exits import UsageError
 
 GAME_COLUMNS = ("game", "agent_step", "frames", "score", "length_steps", "epsilon", "seconds")
@@ -20,27 +19,9 @@ TRAINING_COLUMNS = (
 COLUMNS = {"games.csv": GAME_COLUMNS, "evaluations.csv": EVALUATION_COLUMNS, "training.csv": TRAINING_COLUMNS}
 
 
-def game_row(
-    number: int, agent_step: int, frames: int, game: FinishedGame, epsilon: float, seconds: float
-) -> tuple[Any, ...]:
-    """A row of games.csv, in the order of its columns."""
-    return number, agent_step, frames, game.score, game.length_steps, epsilon, round(seconds, 1)
-
-
 def evaluation_row(agent_step: int, scores: np.ndarray, mean_max_q: float | None) -> tuple[Any, ...]:
     """A row of evaluations.csv, in the order of its columns."""
     return agent_step, scores.mean(), scores.std(), scores.min(), scores.max(), mean_max_q
-
-
-def training_row(agent_step: int, values: dict[str, float]) -> tuple[Any, ...]:
-    """A row of training.csv, in the order of its columns; values that are not known yet are left empty."""
-    return agent_step, *(values.get(column) for column in TRAINING_COLUMNS[1:])
-
-
-def append_row(table: TextIO, row: tuple[Any, ...]) -> None:
-    """Append a whole row to an open table; readers see it at once. Raises `OSError`."""
-    csv.writer(table, lineterminator="\n").writerow(row)
-    table.flush()
 
 
 # Not pandas or genfromtxt: they name neither line nor column of a wrong value, and do not expect unfinished lines.

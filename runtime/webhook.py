@@ -5,10 +5,8 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from contextlib import suppress
 from queue import SimpleQueue
 from typing import Self
-from urllib.parse import urlsplit
 
 from tqdm.auto import tqdm
 
@@ -49,17 +47,12 @@ class Webhook:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            self.send("stopped at once")
-        elif error and not isinstance(error, UsageError):
-            self.send(f"failed ({type(error).__name__}): {error}")
+        if error and not isinstance(error, UsageError):
+            self.send(f"ended by {type(error).__name__}: {error}")
         self._lines.put(None)
         if self._address:
-            all_sent = False
-            with suppress(KeyboardInterrupt):  # Ctrl-C ends the wait; how the run ended stays as it was
-                self._thread.join(END_SECONDS)
-                all_sent = not self._thread.is_alive()
-            if not all_sent:
+            self._thread.join(END_SECONDS)
+            if self._thread.is_alive():
                 self._warn("no answer before the end")
 
     def _send_all(self) -> None:
@@ -82,14 +75,7 @@ class Webhook:
 
 def checked_address(address: str | None) -> str | None:
     """The address to post to: the typed one, else that of `VARIABLE`, if any; raises `UsageError` if it is invalid."""
-    name, address = (VARIABLE, os.environ.get(VARIABLE) or None) if address is None else ("--webhook", address)
-    if address is None:
-        return None
-    try:
-        parts = urlsplit(address)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:  # raised out here, since the ValueError quotes the address
+    name, address = (VARIABLE, os.environ.get(VARIABLE)) if address is None else ("--webhook", address)
+    if address and not address.startswith(("https://", "http://")):
         raise UsageError(f"{name} must be an address that begins with https:// or http://")
-    return address
+    return address or None

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,6 @@ def flags(config: Config) -> list[str]:
     return [*(each for pair in pairs for each in pair), "--run-dir", str(config.run_dir)]
 
 
-def memory_digest(memory: Any) -> str:
-    """SHA-256 of every byte that the replay memory holds."""
-    digest = hashlib.sha256(memory.frames.cpu().numpy().tobytes())
-    for name, array in sorted(vars(memory).items()):
-        if isinstance(array, np.ndarray):
-            digest.update(name.encode() + array.tobytes())
-    return digest.hexdigest()
-
-
 def start(config: Config) -> int:
     """Run `train(config)` in a child process that also leaves the digest of its memory; returns its process id."""
     process = os.fork()
@@ -76,8 +67,12 @@ def start(config: Config) -> int:
     close = training.Training.close
 
     def close_and_tell(self: training.Training) -> None:
+        arrays = {"frames": self.memory.frames.cpu().numpy()} | vars(self.memory)
+        digest = hashlib.sha256()
+        for name in sorted(name for name, array in arrays.items() if isinstance(array, np.ndarray)):
+            digest.update(name.encode() + arrays[name].tobytes())
         assert config.run_dir
-        (config.run_dir / "memory.sha256").write_text(memory_digest(self.memory))
+        (config.run_dir / "memory.sha256").write_text(digest.hexdigest())
         close(self)
 
     training.Training.close = close_and_tell  # type: ignore[method-assign]
@@ -102,15 +97,12 @@ def end_of(run_dir: Path) -> dict[str, Any]:
     """All that a run ended with and that must not depend on interruptions."""
     state, fault = CheckpointFile(run_dir).load()
     assert fault is None
-    end: dict[str, Any] = {"evaluations.csv": (run_dir / "evaluations.csv").read_text()}
+    end = {name: hashed(value) for name, value in state["training"].items()}
     for name, of_the_clock in (("games.csv", "seconds"), ("training.csv", "steps_per_second")):
         with open(run_dir / name, newline="") as file:
             end[name] = [{**row, of_the_clock: ""} for row in csv.DictReader(file)]
-    end["memory"] = (run_dir / "memory.sha256").read_text()
-    for name in ("model.pt", "best.pt"):
-        end[name] = hashlib.sha256((run_dir / name).read_bytes()).hexdigest()
-    end |= {name: hashed(value) for name, value in state["training"].items()}
-    return end
+    files = ("evaluations.csv", "memory.sha256", "model.pt", "best.pt")
+    return end | {name: hashlib.sha256((run_dir / name).read_bytes()).hexdigest() for name in files}
 
 
 def differences(run: Path, other: Path) -> list[str]:
@@ -122,62 +114,45 @@ def differences(run: Path, other: Path) -> list[str]:
 def interrupt(config: Config, kills: int, generator: np.random.Generator, longest_seconds: float) -> int:
     """Run to the end through up to `kills` SIGKILLs, half of them while a checkpoint is written; returns how many."""
     assert config.run_dir
-    done = 0
-    while True:
+    appearing = config.run_dir / ".checkpoint.pt.tmp"
+    for done in range(kills):
         process = start(config)
         deadline = time.monotonic() + generator.uniform(0.1, longest_seconds)
-        into_a_write = generator.random() < 0.5
-        appearing = config.run_dir / ".checkpoint.pt.tmp"
-        while done < kills:
+        patience = 2.0 if generator.random() < 0.5 else 0.0  # so long it waits for a write to kill
+        while time.monotonic() < deadline + patience * (not appearing.exists()):
             finished, status = os.waitpid(process, os.WNOHANG)
             if finished:
                 assert status == 0, f"the run failed with status {status}"
                 return done
-            late = time.monotonic() > deadline
-            if late and (not into_a_write or appearing.exists() or time.monotonic() > deadline + 2):
-                os.kill(process, signal.SIGKILL)
-                os.waitpid(process, 0)
-                done += 1
-                break
-            time.sleep(0.0005 if late else 0.01)
-        else:
-            assert os.waitpid(process, 0)[1] == 0, "the run failed"
-            return done
+            time.sleep(0.0005 if time.monotonic() > deadline else 0.01)
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    assert os.waitpid(start(config), 0)[1] == 0, "the run failed"
+    return kills
 
 
-@dataclass
-class Soak:
-    """Kill a small run at random moments, half of them inside the writing of a checkpoint, resume it each time."""
+def soak(kills: int = 100, seed: int = 0) -> None:
+    """Kill small runs at random moments, half of them inside the writing of a checkpoint, and resume them each time.
 
-    kills: int = 100
-    """SIGKILLs in all; when a run ends before them, another one starts, with another seed."""
-    seed: int = 0
-    """Seed of the first run and of the moments of the kills."""
+    Prints what differed from an uninterrupted run; exit status 1 if anything did.
 
-
-def main() -> None:
-    """Soak, and print what differed; exit status 1 if anything did."""
-    soak = tyro.cli(Soak)
-    generator = np.random.default_rng(soak.seed)
-    done, run = 0, 0
+    Args:
+        kills: SIGKILLs in all; when a run ends before them, another one starts, with another seed.
+        seed: Seed of the first run and of the moments of the kills.
+    """
+    generator, done, run = np.random.default_rng(seed), 0, 0
     with tempfile.TemporaryDirectory() as folder:
-        while done < soak.kills:
-            config = replace(SMALL, seed=soak.seed + run)
-            reference = replace(config, run_dir=Path(folder) / f"uninterrupted{run}")
-            killed = replace(config, run_dir=Path(folder) / f"killed{run}")
-            assert os.waitpid(start(reference), 0)[1] == 0, "the uninterrupted run failed"
-            assert reference.run_dir
-            assert killed.run_dir
-            done_here = interrupt(killed, soak.kills - done, generator, longest_seconds=6.0)
-            done, run = done + done_here, run + 1
-            different = differences(reference.run_dir, killed.run_dir)
-            print(
-                f"run {run}: {done_here} kills, different at the end: {', '.join(different) or 'nothing'}", flush=True
-            )
+        while done < kills:
+            whole, killed = Path(folder) / f"whole{run}", Path(folder) / f"killed{run}"
+            config = replace(SMALL, seed=seed + run)
+            assert os.waitpid(start(replace(config, run_dir=whole)), 0)[1] == 0, "the uninterrupted run failed"
+            done += interrupt(replace(config, run_dir=killed), kills - done, generator, longest_seconds=6.0)
+            different = differences(whole, killed)
+            run += 1
+            print(f"run {run}, {done} kills: different at the end: {', '.join(different) or 'nothing'}", flush=True)
             if different:
                 sys.exit(1)
-    print(f"{done} kills in {run} runs, every end equal to the uninterrupted run's, bit for bit")
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(soak)

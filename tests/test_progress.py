@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from runtime.progress import Progress, bar_of_actions
+from runtime.progress import Progress
+from runtime.run import note_of_dead
+from runtime.run_config import RunConfig
 
 Show = Callable[[float, int, int], str]
 
@@ -12,7 +14,7 @@ Show = Callable[[float, int, int], str]
 @pytest.fixture
 def progress(clock: list[float]) -> Progress:
     """That of a run of 10,000 steps or 100 games that learns from step 1,000 on."""
-    return Progress(0, 0, learning_begins=1_000, steps_limit=10_000, games_limit=100)
+    return Progress(0, 0, RunConfig("pong", replay_start_size=1_000, steps=10_000, games=100))
 
 
 @pytest.fixture
@@ -64,14 +66,6 @@ def test_in_a_file_there_is_a_line_a_minute_and_one_at_the_end(show: Show, capsy
     assert lines[-1].startswith("100% game 0, ")
 
 
-def test_in_a_file_an_action_log_is_one_line_however_long_it_plays(capsys: pytest.CaptureFixture[str]) -> None:
-    with bar_of_actions(160_000) as bar:
-        bar.mininterval = 0  # else tqdm itself leaves most updates out
-        for _ in range(1_000):
-            bar.update(160)
-    assert capsys.readouterr().err == "Playing the action log of 160,000 agent steps; 1,000,000 take minutes\n"
-
-
 def test_an_evaluation_does_not_count_towards_the_speed(show: Show, progress: Progress) -> None:
     for second in range(1, 52, 10):
         line = show(second, 1_000 + 10 * (second - 1), 0)
@@ -80,24 +74,20 @@ def test_an_evaluation_does_not_count_towards_the_speed(show: Show, progress: Pr
     assert show(161, 1_600, 0).endswith("10 steps/s, 0:14:00 left to --steps 10,000")
 
 
-def test_the_hours_that_remain_are_told_once_when_a_minute_of_learning_was_measured(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
-    progress = Progress(0, 0, learning_begins=1_000, steps_limit=500_000, games_limit=10**6)
-    told = []
-    for second in range(1, 200):
-        clock[0] = float(second)
-        progress.show(100 * second if second < 10 else 1_000 + 10 * (second - 10), 0, [], 0.5)
-        told.append(capsys.readouterr().out)
-    progress.close()
-    ((second, line),) = [(second, line) for second, line in enumerate(told, start=1) if line]
-    assert 69 <= second <= 81
-    assert line == "At 10 steps/s, 14 hours left to --steps 500,000.\n"
-
-
 def test_a_time_beyond_all_bounds_is_no_traceback(clock: list[float]) -> None:
-    progress = Progress(0, 0, learning_begins=1, steps_limit=10**15, games_limit=10**15)
+    progress = Progress(0, 0, RunConfig("pong", replay_start_size=1, steps=10**15, games=10**15))
     progress.show(1, 0, [], 1.0)
     clock[0] = 1e6
     progress.show(2, 0, [], 1.0)
     progress.close()
+
+
+@pytest.mark.parametrize(
+    ("deviation", "mean", "is_dead"), [(1e-8, 0.5, True), (1e-5, 20.0, True), (1e-5, 0.5, False), (0.3, 9.0, False)]
+)
+def test_a_network_that_has_one_value_for_all_states_is_noted_in_the_line(
+    deviation: float, mean: float, is_dead: bool
+) -> None:
+    note = note_of_dead({"deviation_q_held_out": deviation, "mean_q_held_out": mean})
+    assert note.startswith("; every state has the same value") == is_dead
+    assert note_of_dead({}) == ""

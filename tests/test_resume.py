@@ -48,11 +48,6 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def same_memory(whole: Path, other: Path) -> None:
-    """Leave the memory's digest, which a run in this process or of the script does not write, out of `differences`."""
-    shutil.copy(whole / "memory.sha256", other / "memory.sha256")
-
-
 def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     """Past the memory's wrap-around and across evaluations; half of the kills inside the writing of a checkpoint."""
     small, killed = replace(SMALL, steps=1_300), tmp_path / "killed"
@@ -135,7 +130,6 @@ def test_a_signal_saves_and_ends_and_the_same_command_resumes(tmp_path: Path, fi
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "Resuming at game" in result.stdout
-    assert "Playing the action log" in result.stderr
 
 
 def test_a_signal_while_the_action_log_plays_changes_nothing(
@@ -175,7 +169,7 @@ def test_an_evaluation_broken_off_at_the_very_end_is_made_up_for(
     train(config)
     train(config)  # now there is nothing left to do
     assert len(played) == 3
-    same_memory(finished, tmp_path / "anew")
+    shutil.copy(finished / "memory.sha256", tmp_path / "anew")  # which only a run of `start` writes
     assert differences(finished, tmp_path / "anew") == []
 
 
@@ -247,4 +241,4 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_last_good_checkpoint(
     assert contents(copied).get(copied / "checkpoint.pt") == good
     assert not list(copied.glob(".*.tmp"))
     if resumed:
-        assert train(replace(TINY, steps=1_240, run_dir=copied)) == copied
+        assert train(replace(TINY, steps=1_400, run_dir=copied)) == copied

@@ -24,24 +24,14 @@ case "$1 $2" in
     *) echo "VERSION $*" >>log; [ ! -e offline ] ;;
 esac
 """
-REQUIREMENTS = {  # what each target installs
-    "setup": "requirements.txt",
-    ".venv/dev": "requirements-dev.txt",
-    ".venv/cluster": "requirements-cluster.txt",
-}
+REQUIREMENTS = {"setup": "", ".venv/dev": "-dev", ".venv/cluster": "-cluster"}  # what each target installs
 SCRIPTS = [path for path in ROOT.glob("*.py") if '__name__ == "__main__"' in path.read_text()]
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A clone with two interpreters in it, python3.10 and python3.12."""
-    for name in (
-        "Makefile",
-        "runtime/__init__.py",
-        "requirements.txt",
-        "requirements-dev.txt",
-        "requirements-cluster.txt",
-    ):
+    for name in ("Makefile", "runtime/__init__.py", *(path.name for path in ROOT.glob("requirements*.txt"))):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     for minor in (10, 12):
@@ -90,9 +80,9 @@ def test_an_environment_whose_build_did_not_finish_is_built_anew(clone: Path, ki
 
 def test_a_failed_install_of_newer_or_more_requirements_is_not_trusted(clone: Path) -> None:
     assert make(clone, "setup", "PYTHON=./python3.12").returncode == 0
-    for target, requirements in REQUIREMENTS.items():
+    for target, name in REQUIREMENTS.items():
         (clone / ".venv" / "stale").touch()
-        edit(clone / requirements)
+        edit(clone / f"requirements{name}.txt")
         (clone / "offline").touch()
         assert make(clone, target, "PYTHON=./python3.12").returncode != 0
         assert make(clone, "-q", "setup").returncode == 1
@@ -110,7 +100,7 @@ def test_newer_requirements_are_installed_into_a_whole_environment_with_its_own_
     assert make(clone, ".venv/cluster", "PYTHON=./python3.10").returncode == 0
     assert (clone / ".venv" / "added").exists()
     assert [line.split(" -r ") for line in (clone / "log").read_text().splitlines()] == [
-        ["(3, 12) -m pip install -q", requirements] for requirements in REQUIREMENTS.values()
+        ["(3, 12) -m pip install -q", f"requirements{name}.txt"] for name in REQUIREMENTS.values()
     ]
 
 

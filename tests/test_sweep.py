@@ -19,8 +19,7 @@ import search
 import sweep
 from cluster.settings import locked
 from runtime.exits import UsageError
-from runtime.flags import parse
-from runtime.run_config import NOT_KEPT, RunConfig, arguments_of_file, with_file
+from runtime.run_config import NOT_KEPT, RunConfig, with_file
 from runtime.tables import GAME_COLUMNS
 from sweep import SweepConfig
 from viewing.figures_aggregate import read_sweep
@@ -85,43 +84,23 @@ OTHER: dict[str, Any] = {  # than every default
     **{"priority_exponent": 0.5, "importance_exponent": 1e-7, "importance_steps": 9, "minibatch_size": 16},
     **{"update_frequency": 5, "gradient_steps": 2, "target_network": False, "target_update_frequency": 7},
     **{"n_steps": 3, "n_steps_end": 2, "n_steps_steps": 21, "distributional": "qr", "precision": "bfloat16"},
-    **{
-        "adam_epsilon": 0.001,
-        "reset_head_every": 11,
-        "optimizer": "adam",
-        "learning_rate": 1 / 3,
-        "learning_rate_end": 1e-12,
-    },
-    **{
-        "learning_rate_steps": 13,
-        "rmsprop_decay": 0.5,
-        "min_squared_gradient": 2.0,
-        "discount": 0.1,
-        "epsilon_start": 0.9,
-    },
-    **{"epsilon_end": 0.2, "epsilon_decay_steps": 17, "evaluate_every": 0, "evaluation_games": 2, "games": 19},
-    **{"deterministic": True, "steps": 10**7, "device": "cpu", "save_every_games": 0, "checkpoint_minutes": 0.1},
+    **{"adam_epsilon": 0.001, "reset_head_every": 11, "optimizer": "adam", "learning_rate": 1 / 3, "discount": 0.1},
+    **{"learning_rate_end": 1e-12, "learning_rate_steps": 13, "rmsprop_decay": 0.5, "min_squared_gradient": 2.0},
+    **{"epsilon_start": 0.9, "epsilon_end": 0.2, "epsilon_decay_steps": 17, "evaluate_every": 0, "evaluation_games": 2},
+    "deterministic": True,
 }
+OF_RUN: dict[str, Any] = {"games": 9, "steps": 70, "device": "cpu", "save_every_games": 0, "checkpoint_minutes": 0.1}
 
 
 def test_the_files_of_a_config_mean_that_config(tmp_path: Path) -> None:
-    config = RunConfig(**OTHER)
+    config = RunConfig(**OTHER, **OF_RUN)
     changed = {field.name for field in fields(RunConfig) if getattr(config, field.name) != field.default}
     assert changed | {*NOT_KEPT} == {field.name for field in fields(RunConfig)}
     (tmp_path / "run.json").write_text(json.dumps(config.as_json()))
     assert with_file(RunConfig("", config=str(tmp_path / "run.json"))) == config
     (tmp_path / "best.yaml").write_text("\n".join(config.yaml_lines()))
-    run_only: dict[str, Any] = {
-        "games": 15_000,
-        "steps": 50_000_000,
-        "device": "auto",
-        "save_every_games": 50,
-        "checkpoint_minutes": 5.0,
-    }
-    parsed = parse(
-        RunConfig, arguments=["--game", "Pong", "--seed", "3", *arguments_of_file(str(tmp_path / "best.yaml"))]
-    )
-    assert parsed == replace(config, **run_only)
+    parsed = with_file(RunConfig("Pong", seed=3, config=str(tmp_path / "best.yaml")))
+    assert parsed == RunConfig(**OTHER)
 
 
 def test_a_folder_belongs_to_one_sweep_and_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,25 +252,6 @@ def test_the_seed_is_that_of_exploration_sampling_and_emulators() -> None:
     assert len({*drawn(5), *drawn(6)}) == 6
 
 
-def test_after_a_reseed_states_begin_anew_and_the_transition_before_it_is_gone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("training.RESEED_STEPS", 12)
-    training = small_training(1, replay_start_size=1_000, replay_size=1_000)
-    memory = training.memory
-    for _ in range(12):
-        step(training)
-    assert memory.latest_states().flatten(2).any(2).all()
-    training.reseed_when_due()
-    assert not memory.latest_states()[:, :-1].any()
-    assert memory.latest_states()[:, -1].any()
-    for _ in range(6):
-        step(training)
-    rows, _ = memory.draw(2_000, np.random.default_rng(0))
-    assert {*rows.tolist()} == {*range(18)} - {11}
-    training.close()
-
-
 def test_weights_to_begin_with_are_the_target_networks_too() -> None:
     training = small_training(1)
     torch.manual_seed(99)

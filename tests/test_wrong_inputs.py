@@ -26,7 +26,6 @@ import trained_model_video_generation as film
 from runtime.checkpoint import CheckpointFile, save_state_dict
 from runtime.exits import UsageError, exit_with
 from runtime.flags import parse
-from runtime.run_config import FLAGS
 
 SCRIPTS = {
     "q_agent_train.py": q_agent_train.main,
@@ -53,7 +52,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
     (folder / "flipped.pt").write_bytes(flipped)
     (folder / "notes.txt").write_text("mine\n")
     (folder / "scores.csv").write_text("game,mean\nbreakout,12\n")
-    (folder / "huge.csv").write_text("game,mean\nbreakout,1e308\nbreakout,-1e308\n")
     for name in ("models", "folder.csv", "folder.mp4", "folder.png"):
         (folder / name).mkdir()
     (folder / "models" / "model.pt").write_text("mine\n")
@@ -99,19 +97,11 @@ ROWS = [
     (f"{EVALUATE} net.pt --csv net.pt", "net.pt must end in .csv"),
     (f"{EVALUATE} net.pt --csv run/games.csv", "games.csv is the name of a run's own file"),
     (f"{EVALUATE} net.pt --csv folder.csv", "folder.csv is a folder"),
-    (f"{EVALUATE} net.pt --csv notes.txt/scores.csv", "the folder notes.txt"),
-    (f"{EVALUATE} net.pt --csv {'long' * 80}.csv", "File name too long"),
-    (f"{EVALUATE} net.pt --json run/config.json", "config.json is the name of a run's own file"),
-    (f"{EVALUATE} net.pt --csv new.csv --json ./new.csv", "new.csv must end in .json"),
-    (f"{FILM} net.pt --frames models", "models cannot be made: Directory not empty; name a folder that is new or"),
+    (f"{FILM} net.pt --frames models", "models is there and not empty; name a folder that is new or empty"),
     (f"{FILM} net.pt --frames missing/frames", "the folder missing of frames is not there"),
-    (f"{FILM} net.pt --frames /proc/frames", "/proc/frames cannot be made"),
-    (f"{FILM} net.pt --frames ..", ".. cannot be made"),
-    (f"{FILM} net.pt --frames breakout.mp4", "--frames breakout.mp4 is where the film breakout.mp4 goes"),
-    (f"{FILM} net.pt --frames folder.mp4 --output folder.mp4/x.mp4", "is where the film folder.mp4/x.mp4 goes"),
-    ("figures.py scores scores.csv --output folder", "folder.png is a folder"),
+    (f"{FILM} net.pt --frames ..", ".. is there and not empty"),
     ("figures.py run --output notes.txt/curves", "--output notes.txt/curves cannot be written"),
-    ("benchmark.py --json missing/result.json", "the folder missing"),
+    ("benchmark.py --json missing/result.json", "missing/result.json cannot be written: No such file"),
     # what a benchmark measures
     ("benchmark.py --figure new.png", "type python benchmark.py"),
     ("benchmark.py inference --seconds 1", "or type python benchmark.py compare or scaling"),
@@ -120,48 +110,32 @@ ROWS = [
     ("benchmark.py learning --programs dqn", "there is no dqn; there are example"),
     # a run folder is new, empty, or a run
     (f"{TRAIN} --run-dir models", "models holds model.pt, and lacks config.json or checkpoint.pt of a run"),
-    (f"{TRAIN} --run-dir ''", "and lacks config.json or checkpoint.pt of a run"),
-    (f"{TRAIN} --run-dir runs/...", "the dots stand for a run's name"),
     (f"{TRAIN} --run-dir notes.txt {SIZES}", "no run can be written to notes.txt: File exists"),
-    (f"{TRAIN} --run-dir /proc/run {SIZES}", "no run can be written to /proc/run"),
-    (f"{TRAIN} --run-dir {'long' * 100} {SIZES}", "File name too long"),
     (f"{TRAIN} --run-dir run --learning-rate 0.1", "run was begun with --learning-rate 0.00025, not 0.1"),
-    (f"{TRAIN} --run-dir run --num-envs 8", "run was begun with --num-envs 4, not 8"),
     (f"{TRAIN} --run-dir run --game Pong", "run was begun with --game RoadRunner, not Pong"),
     (f"{TRAIN} --run-dir run --steps 1000", "--steps must be at least the 1200 of run, got 1000"),
     # a network is whole and finite wherever one is read
     (f"{EVALUATE} net.pt nan.pt", "nan.pt has weights that are NaN or infinite"),
     (f"{EVALUATE} flipped.pt", "flipped.pt is damaged or was not written by this project"),
-    (f"{EVALUATE} notes.txt", "notes.txt is damaged or was not written by this project"),
     (f"{EVALUATE} run/checkpoint.pt", "checkpoint.pt is not a state dict of this project"),
-    (f"{EVALUATE} /dev/zero", "/dev/zero is not there"),
     # values outside their bounds, alone or with others
     (f"{TRAIN} --steps 1000000000000000000", "--steps must be at least 1 and at most 1000000000000000, got 10000"),
-    (f"{TRAIN} --games 0", "--games must be at least 1 and at most 1000000000000000, got 0"),
-    (f"{TRAIN} --num-envs 257", "--num-envs must be at least 1 and at most 256, got 257"),
     (f"{TRAIN} --learning-rate -1", "--learning-rate must be above 0 and at most 1e+30, got -1"),
     (f"{TRAIN} --discount nan", "--discount must be at least 0 and at most 1, got nan"),
-    (f"{TRAIN} --checkpoint-minutes inf", "--checkpoint-minutes must be above 0 and at most 1e+30, got inf"),
     (f"{TRAIN} --rmsprop-decay 1", "--rmsprop-decay must be at least 0 and below 1, got 1.0"),
     (f"{TRAIN} --minibatch-size 1000000", "--minibatch-size 1000000 needs about"),
-    (f"{TRAIN} --replay-size {10**40}", "--replay-size"),
     (f"{TRAIN} --replay-size 1601 --num-envs 32", "1,601 is not a multiple of --num-envs 32; the nearest is 1,600"),
     (f"{TRAIN} --replay-start-size 2000000", "--replay-start-size 2000000 must be at most --replay-size 1000000"),
     (f"{TRAIN} --steps 50000", "--replay-start-size 50000 must be below --steps 50000, or nothing is learned"),
     (f"{TRAIN} --epsilon-end 0.5 --epsilon-start 0.1", "--epsilon-end must be at most --epsilon-start 0.1, got 0.5"),
     (f"{TRAIN} --game Breakuot", 'unknown game "Breakuot"; did you mean Breakout?'),
     (f"{TRAIN} --device cuda:99", 'this machine has no device "cuda:99"'),
-    (f"{TRAIN} --webhook nowhere", "--webhook must be an address that begins with https://"),
     ("figures.py embedding --state-dict net.pt --states 1e9", "--states must be "),
-    (f"{EVALUATE} net.pt --minutes 31", "--minutes must be "),
-    ("benchmark.py --seconds 1e308", "--seconds must be above 0 and at most 1e+30, got 1e+308"),
-    ("figures.py scores huge.csv", "huge.csv, line 2: mean is '1e308'"),
     ("figures.py scores run/games.csv", "games.csv has no column"),
     ("figures.py models", "models is not the folder of a run"),
     # who plays, and which film
     (f"{EVALUATE} net.pt --random --game Breakout", "who plays?"),
     ("evaluate.py --random", "--random needs the game: --random --game Breakout"),
-    ("evaluate.py --random --game Pong Pnog", "did you mean Pong"),
     ("evaluate.py --random --game Pong --epsilon 0.1", "--epsilon 0.1"),
     (f"{EVALUATE} net.pt --game Breakout Pong", "--game Breakout Pong is for --random"),
     ("figures.py", "name one or more run folders"),
@@ -191,11 +165,7 @@ def test_it_is_one_clear_line_and_no_file_changes(
         (f"{TRAIN} --learningrate 1", "--learning-rate FLOAT"),
         (f"{TRAIN} Pong", "Pong"),
         (f"{TRAIN} --seed", "--seed"),
-        (f"{TRAIN} --steps 1.5", "'1.5' is not a whole number"),
-        (f"{TRAIN} --steps 1e400", "'1e400' is not a whole number"),
-        ("evaluate.py --statedict net.pt", "--state-dict"),
-        (f"{FILM} net.pt --ouput x.mp4", "--output"),
-        ("play.py --humen", "--human"),
+        (f"{TRAIN} --steps 1.5", "invalid literal for int() with base 10: '1.5'"),
         ("figures.py value", "--state-dict"),
         ("benchmark.py part", "'parts'"),
     ],
@@ -219,23 +189,14 @@ def edit(**changes: object) -> Callable[[Path], object]:
     return attack
 
 
-def remove(*names: str) -> Callable[[Path], object]:
-    def attack(run: Path) -> None:
-        for name in names:
-            (run / name).unlink()
-
-    return attack
-
-
 def write(text: str, *names: str) -> Callable[[Path], object]:
     return lambda run: [(run / name).write_text(text) for name in names]
 
 
-def lead_nowhere(*names: str) -> Callable[[Path], object]:
+def remove(*names: str) -> Callable[[Path], object]:
     def attack(run: Path) -> None:
         for name in names:
             (run / name).unlink()
-            (run / name).symlink_to("nowhere")
 
     return attack
 
@@ -253,75 +214,51 @@ def change_checkpoint(change: Callable[[dict[str, Any]], object]) -> Callable[[P
 
 
 BOTH = ("checkpoint.pt", "checkpoint.previous.pt")
-
-
-def leave_tables(run: Path) -> None:
-    remove(*BOTH, "best.pt", "model.pt", "memory.sha256")(run)
-    shutil.rmtree(run / "state_dicts")
-
-
-ATTACKS = {
-    "config.json is missing": (remove("config.json"), 2, "lacks config.json or checkpoint.pt of a run; restore them"),
-    "its learning rate is edited": (edit(learning_rate=1.0), 2, "learning_rate is 1.0, 0.00025 in the checkpoint"),
-    "its environments are edited": (edit(num_envs=8), 2, "num_envs is 8"),
-    "its game is edited": (edit(game="Pong"), 2, "game is 'Pong'"),
-    "keys of config.json are lost": (write('{"game": "Pong"}', "config.json"), 2, "unknown keys (actions, adam_eps"),
-    "a key that this version does not know": (edit(teacher="me"), 2, "config.json has missing or unknown keys (teach"),
-    "config.json is brackets": (write("[" * 200_000, "config.json"), 2, "config.json is not a run's config"),
-    "config.json is a list": (write("[]", "config.json"), 2, "config.json is not a run's config"),
-    "config.json leads nowhere": (lead_nowhere("config.json"), 2, "config.json is not a run's config"),
-    "an edited value is out of bounds": (edit(num_envs=257), 2, "config.json: --num-envs must be "),
-    "an edited game is unknown": (edit(game="Pnog"), 2, 'unknown game "Pnog"; did you mean Pong?'),
-    "the checkpoint is another run's": (
-        change_checkpoint(lambda state: state["config"].update(seed=1)),
-        2,
-        "config.json and the checkpoint belong to different runs: seed is 0, 1 in the checkpoint",
-    ),
-    "the checkpoint lacks a key": (change_checkpoint(lambda state: state.pop("lengths")), 1, "(KeyError('lengths'))"),
-    "the checkpoint lacks a tensor": (
-        change_checkpoint(lambda state: state["training"]["agent"].pop("target")),
-        1,
-        "does not fit this version (KeyError('target'))",
-    ),
-    "the checkpoint has another network's tensors": (
+ATTACKS = [
+    (remove("config.json"), 2, "lacks config.json or checkpoint.pt of a run; restore them"),
+    (edit(learning_rate=1.0), 2, "run was begun with --learning-rate 0.00025, not 1.0; leave the flag out, or restore"),
+    (edit(game="Pong"), 2, "run was begun with --game RoadRunner, not Pong"),
+    (edit(num_envs=257), 2, "--num-envs must be at least 1 and at most 256, got 257"),
+    (write('{"game": "Pong"}', "config.json"), 2, "unknown keys (actions, adam_eps"),
+    (edit(teacher="me"), 2, "config.json has missing or unknown keys (teach"),
+    (write("[" * 200_000, "config.json"), 2, "config.json is not a run's config"),
+    (write("[]", "config.json"), 2, "config.json is not a run's config"),
+    (change_checkpoint(lambda state: state["config"].update(seed=1)), 2, "run was begun with --seed 1, not 0"),
+    (change_checkpoint(lambda state: state["config"].update(teacher=1)), 1, "does not fit this version (TypeError("),
+    (change_checkpoint(lambda state: state.pop("lengths")), 1, "does not fit this version (KeyError('lengths'))"),
+    (
         change_checkpoint(lambda state: state["training"]["agent"].update(online=torch.zeros(9))),
         1,
         "does not fit this version",
     ),
-    "the checkpoint is not finite": (
+    (
         change_checkpoint(lambda state: state["training"]["agent"]["online"].fill_(float("nan"))),
         1,
         "has weights that are NaN or infinite",
     ),
-    "the checkpoints lead nowhere": (
-        lead_nowhere(*BOTH),
-        1,
-        "run has no sound checkpoint (checkpoint.pt: No such file",
-    ),
-    "both checkpoints are damaged": (write("x", *BOTH), 1, "run has no sound checkpoint (checkpoint.pt: damaged;"),
-    "the checkpoints are gone": (remove(*BOTH), 2, "run holds best.pt, and lacks config.json or checkpoint.pt"),
-    "only its state dicts are left": (
-        remove(*BOTH, "games.csv", "evaluations.csv", "training.csv", "best.pt", "model.pt", "memory.sha256"),
-        2,
-        "run holds state_dicts, and lacks",
-    ),
-    "only its tables are left": (leave_tables, 2, "run holds evaluations.csv, and lacks"),
-    "games.csv is missing": (remove("games.csv"), 2, "games.csv has lost rows"),
-    "games.csv is cut": (write("game\n1\n", "games.csv"), 2, "games.csv has lost rows"),
-}
+    (write("x", *BOTH), 1, "run has no sound checkpoint (checkpoint.pt: damaged;"),
+    (remove(*BOTH), 2, "run holds best.pt, and lacks config.json or checkpoint.pt"),
+    (remove("games.csv"), 2, "games.csv has lost rows"),
+    (write("game\n1\n", "games.csv"), 2, "games.csv has lost rows"),
+]
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(("attack", "status", "message"), ATTACKS)
 def test_a_run_that_was_tampered_with_is_refused_and_stays_as_it_is(
-    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, run: Run, name: str
+    tmp_path: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: Run,
+    attack: Callable[[Path], object],
+    status: int,
+    message: str,
 ) -> None:
-    attack, status, message = ATTACKS[name]
     shutil.copytree(finished, tmp_path / "run")
     attack(tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     before = versions(tmp_path)
     ended, output = run(f"{TRAIN} --run-dir run --steps 1600")
-    *others, line = output.splitlines()
+    *others, line = [line for line in output.splitlines() if line]
     assert all(other.startswith("Playing the action log") for other in others)
     assert line.startswith("error: ")
     assert message in line, output
@@ -343,12 +280,6 @@ def test_what_may_change_changes(tmp_path: Path, finished: Path, monkeypatch: py
     assert len([*(tmp_path / "run").glob("events*")]) == 1
 
 
-def test_a_foreign_lock_keeps_its_content(tmp_path: Path, run: Run) -> None:
-    (tmp_path / "lock").write_text("mine\n")
-    assert run(f"{TRAIN} --run-dir {tmp_path} {SIZES} --steps 324")[0] == 0
-    assert (tmp_path / "lock").read_text() == "mine\n"
-
-
 def test_a_notebook_is_told_the_same() -> None:
     for changes, message in (
         ({"steps": "100"}, "^--steps must be a whole number, got '100'$"),
@@ -361,16 +292,14 @@ def test_a_notebook_is_told_the_same() -> None:
 
 
 def test_a_whole_number_may_be_typed_as_in_a_notebook() -> None:
-    config = parse(q_agent_train.Config, groups=FLAGS, arguments=["--steps", "1e6", "--seed", "3"])
-    assert (config.steps, config.seed, type(config.steps)) == (1_000_000, 3, int)
+    config = parse(q_agent_train.Config, arguments=["--steps", "1e6", "--learning-rate", "1e-5", "--seed", "3"])
+    assert (config.steps, config.learning_rate, config.seed) == (1_000_000, 1e-5, 3)
+    assert type(config.steps) is int
 
 
-def test_every_flag_is_under_one_heading_of_help_which_begins_with_examples() -> None:
-    named = [name for names in FLAGS.values() for name in names]
-    assert sorted(named) == sorted(field.name for field in dataclasses.fields(q_agent_train.Config))
+def test_help_has_every_flag_with_its_sentence() -> None:
     result = run_script("q_agent_train.py", "--help", COLUMNS="200")
     assert result.returncode == 0
-    _usage, example, other = [line for line in result.stdout.splitlines() if line][:3]
-    assert example.startswith("python q_agent_train.py --config quick")
-    assert other.startswith("python q_agent_train.py --game Pong --seed 1")
+    for field in dataclasses.fields(q_agent_train.Config):
+        assert f"--{field.name.replace('_', '-')}" in result.stdout
     assert "Step size of the optimizer, constant in the paper" in result.stdout
