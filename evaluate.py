@@ -17,27 +17,28 @@ from atari import (
     PAPER_OPTIONS,
     FinishedGame,
     GameOptions,
+    display_name,
     paper_scores,
 )
 from model import QNetwork
 from runtime.files import check_output, write_csv, writing_output
 from runtime.flags import Bounds, Probability, check_bounds, parse
 from runtime.networks import load_network
-from viewing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, RandomPlayer, play_protocol, rom_of
+from viewing.episodes import EPSILON, GAMES, MINUTES, EpsilonGreedyPlayer, Player, play_protocol, rom_of
 from wrappers import LAST_LIVE_FRAME, MAX_FRAMES_PER_GAME, STOPPING_GAMES, AtariGames, action_names, rom_name
 
 MAX_GAMES = 1_000  # emulators side by side
-BOOTSTRAP_RESAMPLES = 10_000
-STATISTICS = ("mean", "standard_deviation", "minimum", "median", "maximum")
 PAPER = ("dqn_nature", "human", "random")
 PAPER_2013 = ("dqn_nips2013", "human_nips2013", "random_nips2013")
-MEANS = ("mean_first_life", "mean_length_steps", "mean_length_seconds")
-COLUMNS = (
-    *("state_dict", "game", "games", *STATISTICS, "interval_low", "interval_high", *PAPER, "normalised"),
-    *("cut", *MEANS, *PAPER_2013, "minutes", "other_condition", "stopped"),
+STATISTICS = ("mean", "standard_deviation", "minimum", "median", "maximum", "interval_low", "interval_high")
+SHOWN = (
+    *("game", "games", *STATISTICS, "mean_first_life", "mean_length_seconds", "dqn_nature", "dqn_nips2013"),
+    *("human", "random", "normalised", "cut", "state_dict"),
 )
-NUMBERS = ("mean", "sd", "min", "median", "max", "95% interval", "first life", "seconds")
-HEADER = ("game", "games", *NUMBERS, "DQN", "DQN 2013", "human", "random", "normalised", "cut")
+HEADINGS = (
+    *("game", "games", "mean", "sd", "min", "median", "max", "95% from", "to", "first life", "seconds", "DQN"),
+    *("DQN 2013", "human", "random", "normalised", "cut", "state dict"),
+)
 EMULATOR_SEEDS = 1  # names the stream of seeds that the emulators draw from; the player has its own
 
 
@@ -47,8 +48,9 @@ def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
 
     if len(scores) == 1:  # SciPy refuses to resample a single score
         return float(scores[0]), float(scores[0])
-    same = {"method": "percentile", "n_resamples": BOOTSTRAP_RESAMPLES, "rng": np.random.default_rng(0)}
-    low, high = stats.bootstrap((scores,), np.mean, **same).confidence_interval
+    generator = np.random.default_rng(0)
+    result = stats.bootstrap((scores,), np.mean, method="percentile", n_resamples=10_000, rng=generator)
+    low, high = result.confidence_interval
     return float(low), float(high)
 
 
@@ -102,105 +104,82 @@ class EvaluationConfig:
         return generator.choice(MAX_EMULATOR_SEED, self.games, replace=False)
 
 
-@dataclass
-class Entrant:
-    """Who plays a row of the table: the network of a file, or, without one, random actions by the paper's rules."""
-
-    name: str
-    rom: str
-    network: QNetwork | None = None
-
-    @property
-    def rules(self) -> GameOptions:
-        """How the game is played: as the network's file says, else as in the paper."""
-        return self.network.rules if self.network else PAPER_OPTIONS
-
-    def other_condition(self, config: EvaluationConfig) -> str:
-        """In what the games are not those of the scores they would be compared with; empty where they are."""
-        rules, usual, known = self.rules, PAPER_OPTIONS, action_names(self.rom)
-        differing = {
-            f"epsilon {config.epsilon:g}": config.epsilon != EPSILON,
-            f"{config.minutes:g} minutes": config.minutes not in (MINUTES, LONG_MINUTES),
-            f"{rules.frames_per_step} frames per step": rules.frames_per_step != usual.frames_per_step,
-            f"sticky actions {rules.sticky_actions:g}": rules.sticky_actions != usual.sticky_actions,
-            f"{len(rules.actions)} actions": bool(rules.actions) and {*rules.actions} != {*known},
-        }
-        return ", ".join(what for what, differs in differing.items() if differs)
+def other_condition(rom: str, rules: GameOptions, config: EvaluationConfig) -> str:
+    """In what the games are not those of the scores they would be compared with; empty where they are."""
+    differing = {
+        f"epsilon {config.epsilon:g}": config.epsilon != EPSILON,
+        f"{config.minutes:g} minutes": config.minutes not in (MINUTES, LONG_MINUTES),
+        f"{rules.frames_per_step} frames per step": rules.frames_per_step != PAPER_OPTIONS.frames_per_step,
+        f"sticky actions {rules.sticky_actions:g}": rules.sticky_actions != PAPER_OPTIONS.sticky_actions,
+        f"{len(rules.actions)} actions": bool(rules.actions) and {*rules.actions} != {*action_names(rom)},
+    }
+    return ", ".join(what for what, differs in differing.items() if differs)
 
 
-def entrants(config: EvaluationConfig) -> list[Entrant]:
-    """Who plays, all of them sound before the first plays; raises `UsageError`."""
-    if config.random:
-        return [Entrant("random", rom_name(game)) for game in config.game]
-    networks = {path: load_network(path) for path in config.state_dict}
-    return [Entrant(str(path), rom_of(path, network), network) for path, network in networks.items()]
-
-
-def play(entrant: Entrant, config: EvaluationConfig) -> list[FinishedGame]:
-    """The games of the protocol, one per emulator."""
-    limit_frames = round(config.minutes * FRAMES_PER_MINUTE)
+def play(rom: str, network: QNetwork | None, config: EvaluationConfig) -> list[FinishedGame]:
+    """The games of the protocol, one per emulator; without a network by random actions and the paper's rules."""
+    rules, limit_frames = network.rules if network else PAPER_OPTIONS, round(config.minutes * FRAMES_PER_MINUTE)
     with (
-        closing(AtariGames(entrant.rom, config.games, entrant.rules, max_frames_per_game=limit_frames)) as games,
-        tqdm(total=config.games, desc=f"{entrant.name}: games", leave=False, disable=None) as bar,
+        closing(AtariGames(rom, config.games, rules, max_frames_per_game=limit_frames)) as games,
+        tqdm(total=config.games, desc=f"games of {display_name(rom)}", leave=False, disable=None) as bar,
     ):
-
-        def show(finished: int) -> bool:
-            bar.update(finished - bar.n)
-            return True
-
-        player: EpsilonGreedyPlayer | RandomPlayer = RandomPlayer(games.num_actions, seed=config.seed)
-        if entrant.network:
-            player = EpsilonGreedyPlayer(entrant.network, epsilon=config.epsilon, seed=config.seed)
-        played = play_protocol(player, games, seed=config.emulator_seeds(), watch=show)
+        generator = np.random.default_rng(config.seed)
+        player: Player = lambda states: generator.integers(games.num_actions, size=len(states))  # noqa: E731
+        if network:
+            player = EpsilonGreedyPlayer(network, epsilon=config.epsilon, seed=config.seed)
+        seeds = config.emulator_seeds()
+        played = play_protocol(player, games, seed=seeds, watch=lambda done: bar.update(done - bar.n) or True)
     assert played is not None  # nobody stopped it
     return played
 
 
-def evaluate(entrant: Entrant, config: EvaluationConfig) -> dict[str, Any]:
-    """Play the protocol; returns a row, `COLUMNS` to values, None where the papers have none of this condition."""
-    played, rules, paper = play(entrant, config), entrant.rules, paper_scores(entrant.rom)
-    scores, first_lives, lengths = (
-        np.array([getattr(game, name) for game in played]) for name in ("score", "first_life_score", "length_steps")
-    )
-    statistics = scores.mean(), scores.std(), scores.min(), np.median(scores), scores.max()
-    means = first_lives.mean(), lengths.mean(), lengths.mean() / rules.steps_per_second
-    stopped = lengths * rules.frames_per_step > LAST_LIVE_FRAME if entrant.rom in STOPPING_GAMES else np.zeros(1)
-    values: dict[str, Any] = {"state_dict": entrant.name, "game": entrant.rom, "games": config.games}
-    values |= zip(STATISTICS, map(float, statistics), strict=True)
-    values |= zip(("interval_low", "interval_high"), bootstrap_interval(scores), strict=True)
-    values |= zip(MEANS, map(float, means), strict=True)
-    values |= {"cut": sum(game.cut for game in played), "stopped": int(stopped.sum())}
-    values |= {"minutes": config.minutes, "other_condition": entrant.other_condition(config)}
-    if paper and not values["other_condition"]:
+def evaluate(name: str, rom: str, network: QNetwork | None, config: EvaluationConfig) -> dict[str, Any]:
+    """Play the protocol; returns a row, columns to values, None where the papers have none of this condition."""
+    played, rules, paper = play(rom, network, config), network.rules if network else PAPER_OPTIONS, paper_scores(rom)
+    scores, lengths = np.array([game.score for game in played]), np.array([game.length_steps for game in played])
+    low, high = bootstrap_interval(scores)
+    stopped = lengths * rules.frames_per_step > LAST_LIVE_FRAME if rom in STOPPING_GAMES else np.zeros(1)
+    row: dict[str, Any] = {
+        "state_dict": name,
+        "game": rom,
+        "games": config.games,
+        "mean": float(scores.mean()),
+        "standard_deviation": float(scores.std()),
+        "minimum": float(scores.min()),
+        "median": float(np.median(scores)),
+        "maximum": float(scores.max()),
+        "interval_low": low,
+        "interval_high": high,
+        **dict.fromkeys((*PAPER, "normalised")),
+        "cut": sum(game.cut for game in played),
+        "mean_first_life": float(np.mean([game.first_life_score for game in played])),
+        "mean_length_steps": float(lengths.mean()),
+        "mean_length_seconds": float(lengths.mean() / rules.steps_per_second),
+        **dict.fromkeys(PAPER_2013),
+        "minutes": config.minutes,
+        "other_condition": other_condition(rom, rules, config),
+        "stopped": int(stopped.sum()),
+    }
+    if paper and not row["other_condition"]:
         if config.minutes == MINUTES:
-            values |= {name: getattr(paper, name) for name in (*PAPER, *PAPER_2013)}
-        values |= {"human": paper.human_of(config.minutes), "random": paper.random}
-        values["normalised"] = paper.normalised(float(scores.mean()), config.minutes)
-    return {column: values.get(column) for column in COLUMNS}
+            row |= {column: getattr(paper, column) for column in (*PAPER, *PAPER_2013)}
+        row |= {"human": paper.human_of(config.minutes), "random": paper.random}
+        row["normalised"] = paper.normalised(float(scores.mean()), config.minutes)
+    return row
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as aligned text, a line for each; '-' where a paper has no score of the game in this condition."""
-    lines = [list(HEADER)]
-    for row in rows:
-        numbers = {name: f"{value:,.1f}" for name, value in row.items() if isinstance(value, float)}
-        interval = f"{numbers['interval_low']} to {numbers['interval_high']}"
-        measured = [*(numbers[name] for name in STATISTICS), interval, numbers[MEANS[0]], numbers[MEANS[2]]]
-        papers = [numbers.get(name, "-") for name in (PAPER[0], PAPER_2013[0], *PAPER[1:])]
-        normalised = f"{row['normalised']:.0f}%" if row["normalised"] is not None else row["other_condition"] or "-"
-        lines.append([row["game"], str(row["games"]), *measured, *papers, normalised, str(row["cut"])])
+
+    def cell(row: dict[str, Any], column: str) -> str:
+        value = row[column]
+        if column == "normalised":
+            return row["other_condition"] or "-" if value is None else f"{value:.0f}%"
+        return f"{value:,.1f}" if isinstance(value, float) else "-" if value is None else str(value)
+
+    lines = [HEADINGS, *([cell(row, column) for column in SHOWN] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    names = ["", *(row["state_dict"] for row in rows)]
-    texts = ("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(f"{text}  {name}".rstrip() for text, name in zip(texts, names, strict=True))
-
-
-def write_json(path: Path, rows: list[dict[str, Any]], config: EvaluationConfig) -> None:
-    """Write the rows and what they were played with whole or not at all; raises `RunError`."""
-    epsilon = 1.0 if config.random else config.epsilon
-    result = {"epsilon": epsilon, "minutes": config.minutes, "seed": config.seed, "rows": rows}
-    with writing_output(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
 
 
 def footnotes(rows: list[dict[str, Any]], config: EvaluationConfig) -> list[str]:
@@ -208,12 +187,10 @@ def footnotes(rows: list[dict[str, Any]], config: EvaluationConfig) -> list[str]
     notes = []
     if any(row["cut"] for row in rows):
         notes.append(f"cut: games not over after {config.minutes:g} minutes; they count with the score so far")
-    if stopped := [f"{row['stopped']} of {row['game']}" for row in rows if row["stopped"]]:
-        where = f"frame {LAST_LIVE_FRAME:,}, where the game can stop responding (docs/fidelity.md)"
-        notes.append(f"stopped: games that went beyond {where}: {', '.join(stopped)}")
+    if stopped := ", ".join(f"{row['stopped']} of {row['game']}" for row in rows if row["stopped"]):
+        notes.append(f"games that went beyond frame {LAST_LIVE_FRAME:,}, where they can stop responding: {stopped}")
     if any(row["other_condition"] for row in rows):
-        same = f"epsilon {EPSILON}, {MINUTES} minutes (or {LONG_MINUTES}, for the human alone), its frames and actions"
-        notes.append(f"normalised: only where the games were played as the paper's were: {same}")
+        notes.append("normalised: only where the games were played as the paper's were")
     elif config.minutes == LONG_MINUTES:
         notes.append(f"normalised: by the human's score in {LONG_MINUTES} minutes; the paper's DQN played {MINUTES}")
     return notes
@@ -222,11 +199,18 @@ def footnotes(rows: list[dict[str, Any]], config: EvaluationConfig) -> list[str]
 def main() -> None:
     config = parse(EvaluationConfig)
     config.check()
-    rows = [evaluate(entrant, config) for entrant in entrants(config)]
+    entrants: list[tuple[str, str, QNetwork | None]] = [("random", rom_name(game), None) for game in config.game]
+    for path in config.state_dict:  # all of them sound before the first plays
+        network = load_network(path)
+        entrants.append((str(path), rom_of(path, network), network))
+    rows = [evaluate(*entrant, config) for entrant in entrants]
     if config.csv:
-        write_csv(config.csv, COLUMNS, rows)
+        write_csv(config.csv, [*rows[0]], rows)
     if config.json:
-        write_json(config.json, rows, config)
+        epsilon = 1.0 if config.random else config.epsilon
+        result = {"epsilon": epsilon, "minutes": config.minutes, "seed": config.seed, "rows": rows}
+        with writing_output(config.json) as temporary:
+            temporary.write_text(json.dumps(result, indent=2) + "\n")
     print(table(rows), *footnotes(rows, config), sep="\n")
 
 

@@ -1,34 +1,34 @@
 """Film a trained network at play: python trained_model_video_generation.py --state-dict model.pt"""
 
 from runtime.exits import StopSignal, UsageError, exit_with  # isort: skip  # first: runtime/ says which Python is needed
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import count, islice, repeat
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
+from PIL import Image
 
-from atari import FRAMES_PER_SECOND, MAX_EMULATOR_SEED, display_name
+from atari import MAX_EMULATOR_SEED, display_name
 from model import QNetwork
-from runtime.files import check_new_folder, check_output
+from runtime.files import check_new_folder, check_output, failing_clearly, making_folder
 from runtime.flags import Bounds, Count, Probability, check_bounds, parse
 from runtime.networks import load_network
 from viewing.episodes import EPSILON, MINUTES, EpsilonGreedyPlayer, RenderedStep, open_game, rendered_steps
-from viewing.film import Album, Film, collecting, filming
+from viewing.film import write_film
 from viewing.filmed_game import FilmedGame
-from viewing.panel import SCALE, Panel, Tile, grid_picture
-from viewing.window import Window
+from viewing.panel import SCALE, Panel, grid_picture
 
 GIF_SECONDS = 15  # a frame per agent step
 GIF_SCALE = 2
 GRID_WIDTH, GIF_GRID_WIDTH = 1280, 640
 STOPPED = "before the end: no film was written"
 
-Play = Iterator[tuple[RenderedStep, np.ndarray]]  # agent steps of a game, with the Q-values (num_actions,) float32
-Scene = Iterator[tuple[RenderedStep, np.ndarray, list[np.ndarray]]]  # the same, with the screens that are filmed
+# Agent steps of a game, with the Q-values (num_actions,) float32 and the screens that are filmed.
+Scene = Iterator[tuple[RenderedStep, np.ndarray, list[np.ndarray]]]
 
 
 @dataclass
@@ -56,8 +56,6 @@ class FilmConfig:
     frames: Path | None = None
     """A new or empty folder for PNG files of each emulator screen and each state (four frames) that is filmed.
     game_001/screen_000000.png, game_001/state_000000.png and so on; with --gif those of its 15 seconds, all screens."""
-    show: bool = False
-    """Show it in a window too, at the game's speed."""
 
     def check(self) -> None:
         """Raise `UsageError` for flags out of bounds, or that contradict each other."""
@@ -76,6 +74,8 @@ class FilmConfig:
         path = self.output or Path(rom + suffix)
         check_output(path, suffix)
         if self.frames:
+            if self.frames.resolve() in (path.resolve(), path.resolve().parent):
+                raise UsageError(f"--frames {self.frames} is where the film {path} goes; name another folder")
             check_new_folder(self.frames)
         return path
 
@@ -86,117 +86,116 @@ def make_film(config: FilmConfig) -> Path:
     network = load_network(config.state_dict)
     with ExitStack() as stack:
         games = [stack.enter_context(closing(open_game(config.state_dict, network))) for _ in range(config.grid or 1)]
-        rom, rate = games[0].rom, games[0].rules.steps_per_second
-        path = config.path(rom)
+        path, rate = config.path(games[0].rom), games[0].rules.steps_per_second
         stop = stack.enter_context(StopSignal())
-        album = stack.enter_context(collecting(config.frames)) if config.frames else None
-        film = stack.enter_context(filming(path, rate))
-        window = Window(f"{display_name(rom)}, filmed") if config.show else None
-
-        def play(number: int) -> Play:
-            return play_game(config, network, games[number % len(games)], stop, number)
-
-        shown = [(0, config.from_seconds or 0.0), *((number, 0.0) for number in range(1, config.episodes))]
+        folder = None
+        if config.frames:
+            stack.enter_context(failing_clearly(config.frames))
+            folder = stack.enter_context(making_folder(config.frames))
+        filming = Filming(config, network, games, stop, folder)
+        number, start_seconds = 0, config.from_seconds or 0.0
         if config.gif and config.from_seconds is None and not config.grid:
-            shown = [best_moments(config, play, rate)]
-        for number, start_seconds in shown:
-            numbers = range(number, number + len(games))
-            scenes = [film_scene(config, each, play(each), rate, start_seconds, album) for each in numbers]
-            pictures = draw_grid(config, scenes) if config.grid else draw_game(config, games[0], *scenes)
-            take_pictures(config, pictures, rate, film, window)
-    which = f": game {number + 1}, seed {config.seed + number}" if config.gif and not config.grid else ""
-    when = f", seconds {start_seconds:.1f} to {start_seconds + film.frames / rate:.1f}" if config.gif else ""
-    print(f"{path}: {film.frames:,} frames, {path.stat().st_size / 1e6:.1f} MB{which}{when}")
+            scores = ([0.0, *(rendered.score for rendered, *_ in filming.play(n))] for n in range(config.episodes))
+            number, first_step = best_moments(scores, round(GIF_SECONDS * rate))
+            start_seconds = first_step / rate
+        pictures = filming.draw_grid(start_seconds) if config.grid else filming.draw_games(number, start_seconds)
+        if config.gif:
+            frames = write_film(path, islice(pictures, round(GIF_SECONDS * rate)), rate)
+        else:
+            frames = write_film(path, pictures)
+    moments = f": game {number + 1}, from second {start_seconds:.1f}" if config.gif and not config.grid else ""
+    print(f"{path}: {frames:,} frames, {path.stat().st_size / 1e6:.1f} MB{moments}")
     return path
 
 
-def play_game(config: FilmConfig, network: QNetwork, game: FilmedGame, stop: StopSignal, number: int) -> Play:
-    """Play one of the games, 0 for the first, the same every time; KeyboardInterrupt at a signal."""
-    seed = (config.seed + number) % MAX_EMULATOR_SEED
-    player = EpsilonGreedyPlayer(network, epsilon=config.epsilon, seed=seed)
-    for rendered in rendered_steps(player, game, seed=seed):
-        if stop:
-            raise KeyboardInterrupt(STOPPED)
-        yield rendered, player.q_values[0]
+def best_moments(games: Iterable[list[float]], length_steps: int) -> tuple[int, int]:
+    """The game and its agent step where the most points begin: the earliest of several, or (0, 0).
 
-
-def best_moments(config: FilmConfig, play: Callable[[int], Play], steps_per_second: float) -> tuple[int, float]:
-    """The game and the second in it where the GIF with the most points begins: the earliest of several, or (0, 0.0)."""
-    best, most = (0, 0.0), 0.0
-    for number in range(config.episodes):
-        scores = [0.0]
-        for rendered, _ in play(number):
-            scores.append(rendered.score)
-        say_score(config, number, rendered)
-        length = min(round(GIF_SECONDS * steps_per_second), len(scores) - 1)
+    games: of each the score before its first agent step and after each one.
+    """
+    best, most = (0, 0), 0.0
+    for number, scores in enumerate(games):
+        length = min(length_steps, len(scores) - 1)
         gains = np.subtract(scores[length:], scores[:-length])
         if gains.max() > most:
             most, first = gains.max(), int(gains.argmax())
             # It ends with its last point, and the few that start next hold the same: the middle one shows what follows.
             same = int((np.append(gains[first:], 0) < most).argmax())
-            best = number, (first + same // 2) / steps_per_second
+            best = number, first + same // 2
     return best
 
 
-def say_score(config: FilmConfig, number: int, last: RenderedStep) -> None:
-    note = f" after {MINUTES} minutes, the paper's limit; the game is not over" if last.cut else ""
-    print(f"game {number + 1}, seed {config.seed + number}: score {last.score:,.0f}{note}")
+@dataclass
+class Filming:
+    """Plays the games of a film, and draws its pictures; game 0 is the first, and each is the same every time."""
+
+    config: FilmConfig
+    network: QNetwork
+    games: list[FilmedGame]  # one, or one for each that is seen at once
+    stop: StopSignal
+    folder: Path | None  # where what is filmed is kept as PNG files
+
+    def play(self, number: int, start_seconds: float = 0.0) -> Iterator[tuple[RenderedStep, np.ndarray, bool]]:
+        """The agent steps of a game, their Q-values (num_actions,) float32, and whether the start is reached.
+
+        Raises `UsageError` where the game ends before it, and KeyboardInterrupt at a signal.
+        """
+        seed, rate = (self.config.seed + number) % MAX_EMULATOR_SEED, self.games[0].rules.steps_per_second
+        player = EpsilonGreedyPlayer(self.network, epsilon=self.config.epsilon, seed=seed)
+        game = self.games[number % len(self.games)]
+        for step, rendered in enumerate(rendered_steps(player, game, seed=seed)):
+            if self.stop:
+                raise KeyboardInterrupt(STOPPED)
+            yield rendered, player.q_values[0], step / rate >= start_seconds
+        if step / rate < start_seconds:
+            what = f"--from {start_seconds:g}: game {number + 1} ends after {step / rate:.1f} seconds of play"
+            raise UsageError(f"{what}; start earlier")
+        note = f" after {MINUTES} minutes, the paper's limit; the game is not over" if rendered.cut else ""
+        print(f"game {number + 1}, seed {seed}: score {rendered.score:,.0f}{note}")
+
+    def scene(self, number: int, start_seconds: float) -> Scene:
+        """A game with what is filmed of it: from that second of play on all, for a GIF one screen per agent step."""
+        screen_numbers, state_numbers = count(), count()
+        for rendered, q_values, filmed in self.play(number, start_seconds):
+            if filmed and self.folder:
+                folder = self.folder / f"game_{number + 1:03}"
+                save(folder, "screen", screen_numbers, rendered.screens)
+                save(folder, "state", state_numbers, [np.hstack([*rendered.state])])
+            # Many games draw a sprite in every other frame only: where frames are left out, take the maximum of two.
+            screens = [np.maximum.reduce(rendered.screens[-2:])] if self.config.gif else rendered.screens
+            yield rendered, q_values, screens if filmed else []
+
+    def draw_games(self, first: int, start_seconds: float) -> Iterator[np.ndarray]:
+        """The pictures of one game after the other, or for a GIF of one, each with its panel at its side."""
+        config, game = self.config, self.games[0]
+        name, rate, scale = display_name(game.rom), game.rules.steps_per_second, GIF_SCALE if config.gif else SCALE
+        for number in [first] if config.gif else range(config.episodes):
+            panel = Panel(name, game.action_names, steps_per_second=rate, scale=scale, plain=config.plain)
+            for rendered, q_values, screens in self.scene(number, start_seconds if number == first else 0.0):
+                panel.update(rendered.state, q_values, rendered.action, rendered.score)  # it follows the whole game
+                yield from map(panel.picture, screens)
+
+    def draw_grid(self, start_seconds: float) -> Iterator[np.ndarray]:
+        """The pictures of games side by side, until the last one has ended."""
+
+        def tiles(number: int) -> Iterator[tuple[np.ndarray, str, bool]]:
+            for rendered, _, screens in self.scene(number, start_seconds):
+                caption = f"game {number + 1}: {rendered.score:,.0f}"
+                yield from ((screen, caption, False) for screen in screens)
+            yield from repeat((screens[-1] // 3, f"{caption}, ended", True))
+
+        for row in zip(*map(tiles, range(len(self.games))), strict=True):
+            screens, captions, ended = zip(*row, strict=True)
+            if all(ended):
+                return
+            yield grid_picture(screens, captions, GIF_GRID_WIDTH if self.config.gif else GRID_WIDTH)
 
 
-def film_scene(
-    config: FilmConfig, number: int, play: Play, rate: float, start_seconds: float, album: Album | None
-) -> Scene:
-    """A game with what is filmed of it: from that second of play on all, for a GIF one screen per agent step."""
-    for step, (rendered, q_values) in enumerate(play):
-        filmed = step / rate >= start_seconds
-        if filmed and album:
-            for screen in rendered.screens:
-                album.add(f"game_{number + 1:03}/screen", screen)
-            album.add(f"game_{number + 1:03}/state", np.hstack([*rendered.state]))
-        # Many games draw a sprite in every other frame only: where frames are left out, take the maximum of two.
-        screens = [np.maximum.reduce(rendered.screens[-2:])] if config.gif else rendered.screens
-        yield rendered, q_values, screens if filmed else []
-    if not filmed:
-        game, seconds = f"game {number + 1}" if config.grid else "the game", step / rate
-        raise UsageError(f"--from {start_seconds:g}: {game} ends after {seconds:.1f} seconds of play; start earlier")
-    if not config.gif:
-        say_score(config, number, rendered)
-
-
-def draw_game(config: FilmConfig, game: FilmedGame, scene: Scene) -> Iterator[np.ndarray]:
-    """The pictures of a film of one game, its panel at its side."""
-    scale, rate = GIF_SCALE if config.gif else SCALE, game.rules.steps_per_second
-    name = display_name(game.rom)
-    panel = Panel(name, game.action_names, steps_per_second=rate, scale=scale, plain=config.plain)
-    for rendered, q_values, screens in scene:
-        panel.update(rendered.state, q_values, rendered.action, rendered.score)  # it follows the whole game
-        yield from map(panel.picture, screens)
-
-
-def draw_grid(config: FilmConfig, scenes: list[Scene]) -> Iterator[np.ndarray]:
-    """The pictures of a film of games side by side, until the last one has ended."""
-
-    def tiles(scene: Scene) -> Iterator[Tile]:
-        for rendered, _, screens in scene:
-            yield from (Tile(screen, rendered.score, ended=False) for screen in screens)
-        yield from repeat(Tile(screens[-1], rendered.score, ended=True))
-
-    for row in zip(*map(tiles, scenes), strict=True):
-        if all(tile.ended for tile in row):
-            return
-        yield grid_picture(row, GIF_GRID_WIDTH if config.gif else GRID_WIDTH)
-
-
-def take_pictures(
-    config: FilmConfig, pictures: Iterator[np.ndarray], rate: float, film: Film, window: Window | None
-) -> None:
-    """Film all of these pictures, or as many as a GIF holds, and show them where there is a window."""
-    for picture in islice(pictures, round(GIF_SECONDS * rate) if config.gif else None):
-        film.add(picture)
-        if window and "q" in window.pressed():
-            raise KeyboardInterrupt(STOPPED)
-        if window:
-            window.show(picture, rate if config.gif else FRAMES_PER_SECOND)
+def save(folder: Path, name: str, numbers: Iterator[int], pictures: list[np.ndarray]) -> None:
+    """Save pictures as `name`_000000.png and so on."""
+    folder.mkdir(exist_ok=True)
+    for picture in pictures:
+        Image.fromarray(picture).save(folder / f"{name}_{next(numbers):06}.png")
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ for number in (signal.SIGINT, signal.SIGHUP):
 ROOT = Path(__file__).parent.parent
 TINY = replace(SMALL, steps=1_200, replay_size=320, checkpoint_minutes=60.0)
 SLOW = {  # files of tests that start other processes, or play and train for long
-    *("cluster", "evaluate", "evaluator", "figures", "film_grid", "limits", "resume", "scripts", "setup", "sweep"),
+    *("cluster", "evaluate", "evaluator", "figures", "limits", "resume", "scripts", "setup", "sweep"),
     *("video", "windows", "wrong_inputs"),
 }
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT, save_network
 
-from evaluate import Entrant, EvaluationConfig, play
+from evaluate import EvaluationConfig, play
 from pretrained import halve
 from runtime.networks import load_network
 from wrappers import rom_name
@@ -41,5 +41,5 @@ def test_each_network_that_comes_with_the_project_has_a_least_score() -> None:
 def test_a_network_that_comes_with_the_project_plays_far_above_random(game: str) -> None:
     network = load_network(ROOT / "pretrained" / f"{game}.pt")
     assert rom_name(network.game) == game
-    played = play(Entrant(game, game, network), EvaluationConfig(games=2, seed=1, minutes=1.0))
+    played = play(game, network, EvaluationConfig(games=2, seed=1, minutes=1.0))
     assert np.mean([finished.score for finished in played]) > LEAST[game]

@@ -1,28 +1,32 @@
-"""A film as a user makes it, opened again and compared with the game; and every bad input."""
+"""Films of one game and of many, and PNG files, each compared with the game played by hand; and every bad input."""
 
+import hashlib
+import math
 import os
 import re
 import signal
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
-import pygame
 import pytest
 import torch
 from conftest import refused, run_script, save_network, start_script
+from PIL import Image
 
 import trained_model_video_generation as video
-from runtime.exits import RunError, StopSignal
+from atari import GameOptions
+from relatives.networks import build_network
+from runtime.checkpoint import save_state_dict
+from runtime.exits import RunError
 from runtime.networks import load_network
-from viewing.episodes import EpsilonGreedyPlayer, RenderedStep
-from viewing.film import filming
+from viewing.episodes import EpsilonGreedyPlayer, open_game, rendered_steps
+from viewing.film import write_film
 from viewing.filmed_game import FilmedGame
-from viewing.panel import PANEL_WIDTH, Panel
-from viewing.window import Window
+from viewing.panel import CAPTION_HEIGHT, PANEL_WIDTH, TILE_GAP, Panel, grid_picture
 
 SCRIPT = Path(video.__file__)
 ORANGE, BLUE = (230, 159, 0), (0, 114, 178)
@@ -117,7 +121,7 @@ def test_gif_is_short_and_small_and_of_the_best_moments(
     assert np.flatnonzero(gains == gains.max()).tolist() == list(range(34, 60))
     *lines, last = capsys.readouterr().out.splitlines()
     assert lines == [f"game {n + 1}, seed {n + 6}: score {games[n][1][-1]:.0f}" for n in range(2)]
-    assert re.search(r": 225 frames, \d\.\d MB: game 2, seed 7, seconds 3\.1 to 18\.1$", last)
+    assert re.search(r": 225 frames, \d\.\d MB: game 2, from second 3\.1$", last)
     screens = [np.maximum.reduce(step[-2:]) for step in games[1][0]]
     assert offset_of(frames, screens, start=47) == 0  # in the middle of 34 to 59: 3.1 seconds
 
@@ -133,32 +137,133 @@ def test_gif_is_short_and_small_and_of_the_best_moments(
         ([{100: 3}, {100: 2, 120: 2}], (1, 50)),  # of 0 to 100
     ],
 )
-def test_the_best_moments_are_those_with_the_most_points(
-    model: Path, games: list[dict[int, float]], expected: tuple[int, int]
-) -> None:
+def test_the_best_moments_have_the_most_points(games: list[dict[int, float]], expected: tuple[int, int]) -> None:
     """`games` are the points of each game, by the agent step that gains them."""
-
-    def play(number: int) -> video.Play:
-        for step in range(600):
-            score = sum(points for when, points in games[number].items() if when <= step)
-            yield RenderedStep([], np.zeros((4, 84, 84), np.uint8), 0, score, step == 599, False), np.zeros(4)
-
-    number, start_seconds = video.best_moments(video.FilmConfig(model, episodes=len(games)), play, 15)
-    assert (number, start_seconds * 15) == expected
+    scores = [np.cumsum([0.0, *(points.get(step, 0.0) for step in range(600))]).tolist() for points in games]
+    assert video.best_moments(scores, 225) == expected
 
 
-def test_from_starts_later_with_the_panel_of_the_whole_game(
+def png(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def tile_of(frame: np.ndarray, index: int, scale: int = 1) -> np.ndarray:
+    """What a film of a grid of two columns shows of a game, (210 * scale, 160 * scale, 3) uint8."""
+    top, left = index // 2 * (210 * scale + CAPTION_HEIGHT), index % 2 * (160 * scale + TILE_GAP)
+    return frame[top : top + 210 * scale, left : left + 160 * scale]
+
+
+def assert_shows(picture: np.ndarray, screen: np.ndarray) -> None:
+    assert np.abs(picture.astype(int) - screen).mean() < 3
+
+
+def test_a_grid_shows_every_frame_of_each_game_until_the_last_one_ends(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(video, "GRID_WIDTH", 320)  # four times as fast
+    path = tmp_path / "grid.mp4"
+    video.make_film(video.FilmConfig(model, grid=3, seed=16, epsilon=1.0, output=path))
+    games = [steps_of(model, seed) for seed in (16, 17, 18)]
+    screens = [[screen for step in steps for screen in step] for steps, _ in games]
+    meta, frames = frames_of(path)
+    assert (meta["codec"], meta["fps"], meta["size"]) == ("h264", 60, (320 + TILE_GAP, 2 * (210 + CAPTION_HEIGHT)))
+    lengths = [len(each) for each in screens]
+    assert len(frames) == max(lengths)
+    assert len({*lengths}) == 3
+    for index, each in enumerate(screens):
+        for number in [*range(0, len(each), 60), len(each) - 1]:
+            assert_shows(tile_of(frames[number], index), each[number])
+        for frame in frames[len(each) :: 60]:  # it stays where it ended, and one sees that it did
+            assert_shows(tile_of(frame, index), each[-1] // 3)
+    assert np.ptp(tile_of(frames[99], 3)) < 8  # there is no fourth game
+    *lines, _ = capsys.readouterr().out.splitlines()
+    assert sorted(lines) == [f"game {n + 1}, seed {n + 16}: score {games[n][1][-1]:.0f}" for n in range(3)]
+
+
+def test_a_game_of_a_grid_is_the_game_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its own rules, with half of its actions the network's: same files, byte for byte, same score."""
+    monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 20)
+    rules = GameOptions(frames_per_step=3, actions=("FIRE", "LEFT"), sticky_actions=0.25)
+    model = tmp_path / "model.pt"
+    save_state_dict(build_network("breakout", 2, rules=rules).state_dict(), model)
+    config = {"epsilon": 0.5, "output": tmp_path / "x.mp4"}
+    together = tmp_path / "together"
+    video.make_film(video.FilmConfig(model, grid=3, seed=5, frames=together, **config))  # type: ignore[arg-type]
+    size = iio.immeta(tmp_path / "x.mp4", plugin="FFMPEG")["size"]
+    assert size == (960 + TILE_GAP, 2 * (630 + CAPTION_HEIGHT))
+    lines = sorted(capsys.readouterr().out.splitlines()[:-1])
+    assert sorted(os.listdir(together)) == ["game_001", "game_002", "game_003"]
+    for number in (1, 3):
+        alone = tmp_path / f"alone{number}"
+        video.make_film(video.FilmConfig(model, seed=4 + number, plain=True, frames=alone, **config))  # type: ignore[arg-type]
+        assert digests(alone / "game_001") == digests(together / f"game_{number:03}")
+        assert len(os.listdir(alone / "game_001")) > 100
+        assert lines[number - 1] == capsys.readouterr().out.splitlines()[0].replace("game 1", f"game {number}")
+
+
+def test_frames_are_the_screens_and_the_states_byte_for_byte(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, _ = steps_of(model, seed=7)
-    monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 40)  # 50 agent steps
-    for name, start_seconds in ("whole", None), ("part", 2.2):
-        path = tmp_path / f"{name}.mp4"
-        video.make_film(video.FilmConfig(model, epsilon=1.0, seed=7, from_seconds=start_seconds, output=path))
-    whole, part = (frames_of(tmp_path / f"{name}.mp4")[1] for name in ("whole", "part"))
-    assert len(whole) - len(part) == sum(map(len, steps[:33]))
-    for frame, same in zip(part[::8], whole[-len(part) :: 8], strict=True):
-        assert (np.abs(frame.astype(int) - same) > 60).sum() < 100
+    monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 20)
+    folder = tmp_path / "frames"
+    folder.mkdir()  # an empty one will do
+    config = video.FilmConfig(model, episodes=2, seed=16, epsilon=1.0, plain=True, frames=folder)
+    config.output = tmp_path / "x.mp4"
+    video.make_film(config)
+    assert sorted(os.listdir(tmp_path)) == ["frames", "x.mp4"]
+    assert sorted(os.listdir(folder)) == ["game_001", "game_002"]
+    network = load_network(model)
+    for number, seed in enumerate((16, 17)):
+        game = open_game(model, network)
+        found = folder / f"game_{number + 1:03}"
+        screens = states = 0
+        for rendered in rendered_steps(EpsilonGreedyPlayer(network, epsilon=1.0, seed=seed), game, seed=seed):
+            for screen in rendered.screens:
+                np.testing.assert_array_equal(png(found / f"screen_{screens:06}.png"), screen)
+                screens += 1
+            state = png(found / f"state_{states:06}.png")
+            assert state.shape == (84, 336)
+            for index, frame in enumerate(rendered.state):
+                np.testing.assert_array_equal(state[:, 84 * index : 84 * (index + 1)], frame)
+            states += 1
+        assert len(os.listdir(found)) == screens + states
+        game.close()
+
+
+@pytest.mark.parametrize("num_games", [2, 4, 5, 64])
+@pytest.mark.parametrize("height", [210, 250])
+def test_a_grid_has_even_sides_and_is_no_wider_than_it_should_be(num_games: int, height: int) -> None:
+    screens = [np.full((height, 160, 3), 100 + index, np.uint8) for index in range(num_games)]
+    picture = grid_picture(screens, ["game 1: 1,000,000, ended"] * num_games, 1280)
+    columns = math.ceil(num_games**0.5)
+    gaps = (columns - 1) * TILE_GAP
+    scale = (picture.shape[1] - gaps) // columns // 160
+    assert picture.shape[1] == columns * scale * 160 + gaps
+    assert picture.shape[1] <= 1280 + gaps
+    assert scale == 3 or (scale + 1) * columns * 160 > 1280
+    assert picture.shape[0] % 2 == picture.shape[1] % 2 == 0
+    assert (np.bincount(picture[..., 1].ravel())[100 : 100 + num_games] >= height * 160 * scale**2).all()
+
+
+def test_a_full_disk_leaves_neither_film_nor_folder(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(picture: Image.Image, path: Path) -> None:
+        if path.name == "screen_000050.png":
+            raise OSError(28, "No space left on device")
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    config = video.FilmConfig(model, output=tmp_path / "x.mp4", frames=tmp_path / "new")
+    with pytest.raises(RunError, match="cannot be written: No space left on device"):
+        video.make_film(config)
+    assert os.listdir(tmp_path) == []
 
 
 def drawn(panel: Panel, *q_values: float, height: int = 210) -> np.ndarray:
@@ -213,7 +318,7 @@ def test_the_value_is_drawn_over_ten_seconds_on_an_axis_that_only_grows() -> Non
     def curve(value: float) -> list[float]:
         """The height of the curve, in rows from the top, at each column from the left."""
         picture = drawn(panel, value, value - 0.1, value - 0.1)
-        orange = (picture[200:, 14:300] == ORANGE).all(axis=2)  # below the actions
+        orange = (picture[200:, 14:294] == ORANGE).all(axis=2)  # below the actions
         return [float(np.flatnonzero(column).mean()) if column.any() else np.nan for column in orange.T]
 
     first = [curve(value) for value in (2.0, 2.4, 3.0)][-1]
@@ -270,9 +375,8 @@ def test_bad_flags(model: Path, tmp_path: Path, error: Callable[..., str]) -> No
 
     for seconds in (-1.0, 300.0, float("nan")):
         assert f"--from must be from 0 to below 300, got {seconds}" in say("--from", seconds)
-    assert "the game ends after 8.3 seconds" in say("--from", 9, "--epsilon", 1, "--seed", 16)
+    assert "game 1 ends after 8.3 seconds" in say("--from", 9, "--epsilon", 1, "--seed", 16)
     assert "films one game" in say("--output", tmp_path / "x.gif", "--gif", "--from", 0, "--episodes", 2)
-    assert "leave --episodes and --plain out" in say("--grid", 2, "--plain")
     assert "must end in .gif" in say("--gif")
     (tmp_path / "folder.mp4").mkdir()
     assert "is a folder" in say("--output", tmp_path / "folder.mp4")
@@ -286,21 +390,12 @@ def test_a_game_that_reaches_the_time_limit_is_not_called_over(
     assert "after 5 minutes, the paper's limit; the game is not over" in capsys.readouterr().out
 
 
-def test_show_without_a_display(
-    model: Path, tmp_path: Path, error: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
-        monkeypatch.delenv(name, raising=False)
-    assert "no display" in error("--state-dict", model, "--output", tmp_path / "x.mp4", "--show")
-
-
 @pytest.mark.parametrize(
     ("ffmpeg", "said"),
     [
         (None, "ffmpeg does not start: .*No such file or directory: '.*/ffmpeg'; IMAGEIO_FFMPEG_EXE may"),
-        ("exit 3", "x.mp4 could not be written whole, so nothing was: ffmpeg ended with status 3$"),
         (
-            "echo \"[vost#0:0 @ 0x5] Unknown encoder 'libx264'\" >&2; exit 8",
+            "echo \"Unknown encoder 'libx264'\" >&2; exit 8",
             "x.mp4 could not be written whole, so nothing was: ffmpeg ended with status 8: Unknown encoder 'libx264'$",
         ),
         (  # it takes all pictures, and fails behind them
@@ -320,30 +415,10 @@ def test_what_ffmpeg_fails_at_is_said_and_an_older_film_is_left_alone(
     path.write_text("an older film")
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(exe))
 
-    def film_it() -> None:
-        with filming(path) as film:
-            for _ in range(100):
-                film.add(np.zeros((210, 160, 3), np.uint8))
-
     with pytest.raises(RunError, match=said):
-        film_it()
+        write_film(path, repeat(np.zeros((210, 160, 3), np.uint8), 100))
     assert os.listdir(path.parent) == ["x.mp4"]
     assert path.read_text() == "an older film"
-
-
-def test_closing_the_window_stops_the_film(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    config = video.FilmConfig(model, show=True)
-    window, game = Window("a test"), FilmedGame("breakout")
-    pygame.event.post(pygame.Event(pygame.QUIT))
-    play = video.play_game(config, load_network(model), game, StopSignal(), 0)
-    pictures = video.draw_game(config, game, video.film_scene(config, 0, play, 15, 0.0, None))
-    with pytest.raises(KeyboardInterrupt), filming(tmp_path / "x.mp4") as film:
-        video.take_pictures(config, pictures, 15, film, window)
-    assert film.frames == 2  # the window opened with the first
-    assert os.listdir(tmp_path) == []
-    window.close()
-    game.close()
 
 
 @pytest.mark.parametrize(

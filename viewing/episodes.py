@@ -41,18 +41,6 @@ class EpsilonGreedyPlayer:
         return np.where(explore, actions, self.q_values.argmax(axis=1))
 
 
-class RandomPlayer:
-    """Plays every action with the same probability, whatever the state: the baseline of the scores."""
-
-    def __init__(self, num_actions: int, *, seed: int):
-        self._num_actions = num_actions
-        self._generator = np.random.default_rng(seed)
-
-    def __call__(self, states: np.ndarray) -> np.ndarray:
-        """Actions (num_envs,) int64, for states (num_envs, 4, 84, 84) uint8."""
-        return self._generator.integers(self._num_actions, size=len(states))
-
-
 @dataclass
 class PlayedStep:
     """One agent step of play: the states (num_envs, 4, 84, 84) uint8, the actions taken there, what came of them."""
@@ -118,15 +106,14 @@ class RenderedStep:
     """One agent step to look at.
 
     screens: the emulator frames (210, 160, 3) uint8 that it showed, before the first step also those of the reset.
-    state: (4, 84, 84) uint8, what the player saw. action: what it did. score: the game's so far. over: it has ended;
-    cut: not by a game over, but at the 5 minutes of `open_game`.
+    state: (4, 84, 84) uint8, what the player saw. action: what it did. score: the game's so far. cut: the game has
+    ended at the 5 minutes of `open_game`, and is not over.
     """
 
     screens: list[np.ndarray]
     state: np.ndarray
     action: int
     score: float
-    over: bool
     cut: bool
 
 
@@ -136,6 +123,5 @@ def rendered_steps(player: Player, game: FilmedGame, *, seed: int) -> Iterator[R
     for played in play_games(player, game, seed=seed):
         step = played.step
         score += float(step.rewards[0])
-        over = bool(step.game_starts[0])
-        cut = over and not bool(step.terminals[0])
-        yield RenderedStep(game.take_screens(), played.states[0], int(played.actions[0]), score, over, cut)
+        cut = bool(step.game_starts[0] and not step.terminals[0])
+        yield RenderedStep(game.take_screens(), played.states[0], int(played.actions[0]), score, cut)

@@ -2,9 +2,9 @@
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class BackgroundEvaluator:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=evaluate_all, args=(theirs, games, device, deterministic), daemon=True)
-        with interrupts_blocked():  # which the process inherits
+        with interrupts_ignored():
             self._process.start()
         theirs.close()
 
@@ -75,25 +75,21 @@ class BackgroundEvaluator:
 
 
 @contextmanager
-def interrupts_blocked() -> Iterator[None]:
-    """Have Ctrl-C wait until the block has ended: in a terminal it is for the training.
-
-    A process that is started in the block never hears of it; on Windows, which cannot block it, not before it begins.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
+def interrupts_ignored() -> Iterator[None]:
+    """A process that is started in the block never hears of Ctrl-C: in a terminal it is for the training."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
         yield
         return
-    resource_tracker.ensure_running()  # multiprocessing's helper: where it is started with a process, it unblocks all
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
 
 
 def evaluate_all(pipe: Connection, games: int, device: str, deterministic: bool) -> None:
     """What the process does: an evaluation for each file that it is told of, until the training is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows it does not inherit that
     training = multiprocessing.parent_process()
     assert training
     with pipe, closing(Evaluator(games)) as evaluator, suppress(EOFError, OSError):
