@@ -1,14 +1,11 @@
 """Files on disk -> the paper's figures, as PNG and SVG: python figures.py --help"""
 
 from runtime.exits import UsageError, exit_with  # isort: skip  # first: runtime/ says which Python is needed
-import os
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import matplotlib as mpl
 import tyro
@@ -33,26 +30,21 @@ STYLE: Any = {
 }
 
 
+# What a command draws: the file's name unless --output says another, the picture once it is asked for, and the texts
+# that are written with it, by suffix.
+Picture = tuple[str, Callable[[], Figure], dict[str, str]]
+
+
 @dataclass(kw_only=True)
-class Command(ABC):
+class Command:
     """A kind of picture with its options."""
 
     output: str = "."
     """A folder, or a base name to which .png and .svg are added."""
-    tables: ClassVar[tuple[str, ...]] = ()
-    """The kinds of text that are written with the picture, by suffix."""
 
-    @abstractmethod
-    def load(self) -> str:
-        """Read what is to be drawn; returns the file name it goes by unless --output says another."""
-
-    @abstractmethod
-    def draw(self) -> Figure:
-        """The picture, after `load`."""
-
-    def texts(self) -> dict[str, str]:
-        """What is written with the picture, by suffix."""
-        return {}
+    def load(self) -> Picture:
+        """Read what is to be drawn; raises `UsageError`."""
+        raise NotImplementedError
 
 
 @dataclass(kw_only=True)
@@ -64,12 +56,6 @@ class Played(Command):
     seed: Annotated[int, Bounds(0, MAX_EMULATOR_SEED - 1)] = 0
     """Seed of the games, the random actions and the map; another seed, other games."""
 
-    def load(self) -> str:
-        from viewing.figures_played import Watched
-
-        self._player = Watched(self.state_dict, self.seed)
-        return f"{type(self).__name__.lower()}-{game_key(self._player.game)}"
-
 
 @dataclass
 class Curves(Command):
@@ -78,17 +64,14 @@ class Curves(Command):
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, all of one game; of several the mean and its 95% interval across runs are drawn."""
 
-    def load(self) -> str:
+    def load(self) -> Picture:
         if not self.runs:
             raise UsageError("name one or more run folders: python figures.py runs/...")
-        self._runs = [read_run(path) for path in self.runs]
-        keys = {game_key(run.game): run.game for run in self._runs}
+        runs = [read_run(path) for path in self.runs]
+        keys = {game_key(run.game): run.game for run in runs}
         if len(keys) > 1:
             raise UsageError(f"the runs are of different games ({', '.join(keys.values())}); draw one game at a time")
-        return f"curves-{next(iter(keys))}"
-
-    def draw(self) -> Figure:
-        return draw_curves(self._runs)
+        return f"curves-{next(iter(keys))}", lambda: draw_curves(runs), {}
 
 
 @dataclass
@@ -98,83 +81,68 @@ class Scores(Command):
     table: tyro.conf.Positional[Path]
     """What evaluate.py --csv wrote: a CSV file with the columns game and mean."""
 
-    def load(self) -> str:
-        self._bars, left_out = read_bars(self.table)
+    def load(self) -> Picture:
+        bars, left_out = read_bars(self.table)
         if left_out:
             print(f"left out: {', '.join(left_out)}")
-        return "scores"
-
-    def draw(self) -> Figure:
-        return draw_scores(self._bars)
+        return "scores", lambda: draw_scores(bars), {}
 
 
 @dataclass
 class Aggregate(Command):
     """What sweeps say as a whole: aggregate scores with intervals, profiles, and a table with the paper's scores."""
 
-    tables: ClassVar[tuple[str, ...]] = (".md", ".csv")
     sweeps: tyro.conf.Positional[tuple[Path, ...]]
     """One or more folders of sweep.py; settings, sweeps or the values of one that varies a flag, are compared."""
 
-    def load(self) -> str:
-        from viewing.figures_aggregate import import_rliable, read_sweep
+    def load(self) -> Picture:
+        from viewing.figures_aggregate import draw_aggregate, import_rliable, read_sweep, tables
 
         if not self.sweeps:
             raise UsageError("name one or more folders of sweep.py: python figures.py aggregate sweeps/...")
         import_rliable()
         read = [read_sweep(path) for path in self.sweeps]
-        self._settings = [setting for settings, _ in read for setting in settings]
+        settings = [setting for of_sweep, _ in read for setting in of_sweep]
         print(*(note for _, notes in read for note in notes), sep="\n")
-        return "aggregate"
-
-    def draw(self) -> Figure:
-        from viewing.figures_aggregate import draw_aggregate
-
-        return draw_aggregate(self._settings)
-
-    def texts(self) -> dict[str, str]:
-        from viewing.figures_aggregate import tables
-
-        return tables(self._settings)
+        return "aggregate", lambda: draw_aggregate(settings), tables(settings)
 
 
 @dataclass
 class Embedding(Played):
     """A map (t-SNE) of the last hidden layer over states met in play, coloured by value (paper, Fig. 4)."""
 
-    # Below three times the perplexity, 30, that has no meaning; t-SNE of more than 20,000 takes hours.
-    states: Annotated[int, Bounds(90, 20_000)] = 2_000
+    # Below three times t-SNE's perplexity, 30, a map has no meaning; more states take hours, and gigabytes of screens.
+    states: Annotated[int, Bounds(90, 10_000)] = 2_000
     """States on the map; every fourth that the network meets at epsilon 0.05 is taken."""
 
-    def draw(self) -> Figure:
-        from viewing.figures_played import draw_embedding
+    def load(self) -> Picture:
+        from viewing.figures_played import Watched, draw_embedding
 
-        with closing(self._player) as player:
-            return draw_embedding(player, self.states)
+        player = Watched(self.state_dict, self.seed)
+        return f"embedding-{game_key(player.game)}", lambda: draw_embedding(player, self.states), {}
 
 
 @dataclass
 class Value(Played):
-    """The value of the states along one played game, with the screens at its turning points (Ext. Data Fig. 2)."""
+    """The value of the states along one played game, with the screens at its peaks (Ext. Data Fig. 2)."""
 
-    def draw(self) -> Figure:
-        from viewing.figures_played import draw_value
+    def load(self) -> Picture:
+        from viewing.figures_played import Watched, draw_value
 
-        with closing(self._player) as player:
-            return draw_value(player)
-
-
-KINDS: tuple[type[Command], ...] = (Curves, Scores, Aggregate, Embedding, Value)
-COMMANDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in KINDS}
+        player = Watched(self.state_dict, self.seed)
+        return f"value-{game_key(player.game)}", lambda: draw_value(player), {}
 
 
-def output_paths(output: str, name: str, tables: tuple[str, ...]) -> list[Path]:
+COMMANDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in (Curves, Scores, Aggregate, Embedding, Value)}
+
+
+def output_paths(output: str, name: str, tables: Iterable[str] = ()) -> list[Path]:
     """The PNG, the SVG and the tables to write, before anything is drawn; raises `UsageError`.
 
     output: a folder, known by being there or by a slash at its end, for files called `name`; else their base name.
     """
     base = Path(output)
-    if os.path.isdir(base) or output.endswith("/"):
+    if base.is_dir() or output.endswith("/"):
         base /= name
     elif base.suffix in (".png", ".svg"):
         base = base.with_suffix("")
@@ -206,9 +174,10 @@ def main() -> None:
     about = "Draw the paper's figures, as PNG and SVG. figures.py RUN ... is short for figures.py curves RUN ..."
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, description=about, registry=NUMBERS)
     check_bounds(command)
-    paths = output_paths(command.output, command.load(), command.tables)
+    name, draw, texts = command.load()
+    paths = output_paths(command.output, name, texts)
     with mpl.rc_context(STYLE):
-        save(command.draw(), paths, command.texts())
+        save(draw(), paths, texts)
     print(*paths, sep="\n")
 
 
