@@ -65,9 +65,12 @@ def step(training: Training) -> list[FinishedGame]:
     return played.finished
 
 
-def train(config: Config) -> Path:
-    """Train as `config` says, or resume the run in its folder; returns it. Raises `UsageError` and `RunError`."""
-    device, run_dir = prepare(config)
+def train(config: Config, saved: Config | None = None) -> Path:
+    """Train as `config` says, or resume the run in its folder; returns it. Raises `UsageError` and `RunError`.
+
+    saved: the config of that run, where it has been read.
+    """
+    device, run_dir = prepare(config, saved)
     subject = f"{run_dir.resolve().name} on {socket.gethostname()}: {config.rom}"
     with Webhook(config.webhook, subject) as webhook, RunFolder(run_dir) as folder:
         if not folder.checkpoints.exists():  # said first: starting the emulators takes seconds
@@ -93,7 +96,7 @@ def train(config: Config) -> Path:
 
 
 def main() -> None:
-    train(command_line(Config))
+    train(*command_line(Config))
 
 
 if __name__ == "__main__":

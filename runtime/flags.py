@@ -100,10 +100,20 @@ def take_numbers_as_meant(config: Any) -> None:
                     setattr(config, name, kind(value))
 
 
-def parse(kind: type[Config], default: Config | None = None, arguments: Sequence[str] | None = None) -> Config:
-    """The config dataclass that a command line describes, or `arguments`; tyro ends the process where it is wrong."""
+def parse(
+    kind: type[Config],
+    default: Config | None = None,
+    arguments: Sequence[str] | None = None,
+    about: str | None = None,
+) -> Config:
+    """The config dataclass that a command line describes, or `arguments`; tyro ends the process where it is wrong.
+
+    about: what --help begins with, in place of the dataclass's own words.
+    """
     args = plain_numbers(sys.argv[1:] if arguments is None else arguments)
-    return tyro.cli(kind, args=args) if default is None else tyro.cli(kind, args=args, default=default)
+    defaults: dict[str, Any] = {} if default is None else {"default": default}
+    config: Config = tyro.cli(kind, args=args, description=about, **defaults)
+    return config
 
 
 def plain_numbers(arguments: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """What a training shows while it runs: tqdm draws the line and the bars, the time left is computed here."""
 
 import datetime
+import math
 import sys
 import time
 from collections import deque
@@ -35,6 +36,8 @@ class Progress:
         """Begin the line, at so many agent steps and games; it ends at the limit of `config` that comes first."""
         self._limits = {"--steps": config.steps, "--games": config.games}
         self._learning_begins = config.replay_start_size
+        self._evaluate_every = config.evaluate_every or math.inf
+        self._evaluation_seconds = 0.0  # of the last one; those to come are taken to last as long
         self._marks = deque([(time.monotonic(), steps, games)])
         self._bar = tqdm(total=100, bar_format="{percentage:3.0f}% |{bar:10}| {desc}", disable=not watched())
         self._printed_at = -LINE_EVERY_SECONDS
@@ -59,7 +62,8 @@ class Progress:
             print(f"{self._bar.n:3}% {line}", file=sys.stderr)
 
     def evaluated(self, seconds: float) -> None:
-        """An evaluation has taken so long, which does not count towards the speed."""
+        """An evaluation has taken so long: it counts for the time left, and not for the speed."""
+        self._evaluation_seconds = seconds
         self._marks = deque((at + seconds, steps, games) for at, steps, games in self._marks)
 
     def steps_per_second(self, steps: int) -> float:
@@ -81,5 +85,7 @@ class Progress:
         if not times:
             return "measuring its speed"
         seconds, goal = min(times)
+        reached = last[0] + (last[0] - first[0]) / (now - began) * seconds
+        seconds += (reached // self._evaluate_every - last[0] // self._evaluate_every) * self._evaluation_seconds
         left = datetime.timedelta(seconds=round(min(max(seconds, 0), MOST_SECONDS)))
         return f"{self.steps_per_second(last[0]):,.0f} steps/s, {left} {goal}"

@@ -29,14 +29,26 @@ from viewing.evaluator import BackgroundEvaluator, Evaluator
 
 BACKGROUND_ON = ("cuda",)  # where evaluations run in the background: the CPU's cores wait for the GPU there
 LOG_EVERY_STEPS = 10_000  # agent steps between rows of training.csv, and TensorBoard's values that are not a game's
+WHAT_TO_EXPECT = (
+    "These are the paper's constants: on Breakout the score stays at a random agent's level for about the first "
+    "1.4 million agent steps, which takes hours. --config quick learns within minutes."
+)
+EXAMPLES = """
+
+python q_agent_train.py --config quick           a good agent within an hour on two CPU cores
+python q_agent_train.py --game Pong --seed 1     the paper's constants, on another game"""
 SAME_VALUE = 1e-6  # of the mean, at least of 1: float32 rounds by 1e-7; on Breakout's plateau values differ by 1e-4
 
 
-def prepare(config: AnyConfig) -> tuple[torch.device, Path]:
-    """Check all that can be known before anything is made; the device, and the folder: the one named, or a new one."""
+def prepare(config: AnyConfig, saved: AnyConfig | None = None) -> tuple[torch.device, Path]:
+    """Check all that can be known before anything is made; the device, and the folder: the one named, or a new one.
+
+    saved: the config of the run in that folder, where it has been read.
+    """
     if config.config is not None:
         raise UsageError("--config is for the command line; in Python, set the fields themselves")
-    saved = config_of_run(type(config), config.run_dir) if config.run_dir else None
+    if config.run_dir and not saved:
+        saved = config_of_run(type(config), config.run_dir)
     config.check()
     checked_address(config.webhook)
     device = choose_device(config.device)
@@ -48,12 +60,19 @@ def prepare(config: AnyConfig) -> tuple[torch.device, Path]:
     set_up_torch(config.deterministic)
     if config.run_dir:
         return device, config.run_dir
-    run_dir = Path(f"runs/{config.rom}-{datetime.datetime.now():%Y%m%d-%H%M%S}-seed{config.seed}")
-    try:
-        run_dir.mkdir(parents=True)  # exclusively: no two runs share a folder
-    except FileExistsError:
-        raise UsageError(f"{run_dir} is there already; start again in a second, or name a --run-dir") from None
-    return device, run_dir
+    return device, _claim_folder(f"runs/{config.rom}-{datetime.datetime.now():%Y%m%d-%H%M%S}-seed{config.seed}")
+
+
+def _claim_folder(name: str) -> Path:
+    """Make the folder of a new run, with a number behind its name where another run has taken that."""
+    path, number = Path(name), 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1
+            path = Path(f"{name}-{number}")
 
 
 def config_of_run(kind: type[AnyConfig], run_dir: Path) -> AnyConfig | None:
@@ -119,7 +138,7 @@ class Run:
             self._save_network("model.pt")
             print(f"Watch it from another terminal: python play.py --follow {self._typed}")
             if not self.config.yaml_lines():
-                print("With the paper's constants learning takes hours to show; --config quick learns within minutes.")
+                print(WHAT_TO_EXPECT)
             self.webhook.send(f"begins on {training.memory.device}, seed {self.config.seed}")
         self._steps_recorded = training.agent_steps
         self._progress = Progress(training.agent_steps, training.games_finished, self.config)
@@ -344,12 +363,15 @@ def note_of_dead(values: dict[str, float]) -> str:
     return "; every state has the same value: a layer is probably dead, a smaller --learning-rate may prevent it"
 
 
-def command_line(kind: type[AnyConfig]) -> AnyConfig:
-    """The config that the flags mean; what is not typed comes from the --config file, or from the run they name."""
-    typed = parse(kind)
+def command_line(kind: type[AnyConfig]) -> tuple[AnyConfig, AnyConfig | None]:
+    """The config that the flags mean, and that of the run they name, None for a new one.
+
+    What is not typed comes from the --config file, or from that run.
+    """
+    typed = parse(kind, about=f"{kind.__doc__}{EXAMPLES}")
     saved = config_of_run(kind, typed.run_dir) if typed.run_dir else None
     if not (saved or typed.config):
-        return typed
+        return typed, None
     begun = saved or kind()  # type: ignore[call-arg]
     defaults = with_file(dataclasses.replace(begun, run_dir=typed.run_dir, config=typed.config))
-    return dataclasses.replace(parse(kind, default=defaults), config=None)
+    return dataclasses.replace(parse(kind, default=defaults), config=None), saved

@@ -22,7 +22,7 @@ from runtime.run import command_line
 def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Config:
     """The config that a command line means."""
     monkeypatch.setattr(sys, "argv", ["q_agent_train.py", *arguments])
-    return command_line(Config)
+    return command_line(Config)[0]
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "configs").glob("*.yaml")))

@@ -66,12 +66,24 @@ def test_in_a_file_there_is_a_line_a_minute_and_one_at_the_end(show: Show, capsy
     assert lines[-1].startswith("100% game 0, ")
 
 
-def test_an_evaluation_does_not_count_towards_the_speed(show: Show, progress: Progress) -> None:
-    for second in range(1, 52, 10):
-        line = show(second, 1_000 + 10 * (second - 1), 0)
-    assert line.endswith("10 steps/s, 0:14:10 left to --steps 10,000")
+def test_evaluations_count_for_the_time_left_and_not_for_the_speed(clock: list[float]) -> None:
+    config = RunConfig("pong", replay_start_size=1_000, steps=10_000, evaluate_every=2_000)
+    progress = Progress(0, 0, config)
+
+    def at(second: float, steps: int) -> str:
+        clock[0] = second
+        progress.show(steps, 0, [], 0.5)
+        return progress._bar.desc.split(", ", 3)[-1]
+
+    for second in range(1, 102, 10):
+        line = at(second, 1_000 + 10 * (second - 1))
+    assert line.startswith("10 steps/s, 0:13:20 left to ")
+    clock[0] = 201.0
     progress.evaluated(100.0)
-    assert show(161, 1_600, 0).endswith("10 steps/s, 0:14:00 left to --steps 10,000")
+    assert progress.steps_per_second(2_000) == pytest.approx(10)
+    # 7,900 steps at 10 a second, and 100 seconds for the evaluation at each of 4,000, 6,000, 8,000 and 10,000.
+    assert at(211, 2_100).startswith("10 steps/s, 0:19:50 left to ")
+    assert at(221, 2_200).startswith("10 steps/s, 0:19:40 left to ")
 
 
 def test_a_time_beyond_all_bounds_is_no_traceback(clock: list[float]) -> None:

@@ -16,7 +16,7 @@ from soak import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from q_agent_train import Config, train
-from runtime.exits import RunError, UsageError
+from runtime.exits import RunError
 from runtime.networks import load_network
 from runtime.run import prepare
 
@@ -73,12 +73,12 @@ def test_a_run_that_nobody_named_never_takes_over_another(tmp_path: Path, monkey
     held = SimpleNamespace(datetime=SimpleNamespace(now=lambda: datetime.datetime(2026, 11, 1, 2, 30)))
     monkeypatch.setattr("runtime.run.datetime", held)
     name = "runs/road_runner-20261101-023000-seed0"
-    assert str(prepare(SMALL)[1]) == name
-    with pytest.raises(UsageError, match=f"^{name} is there already"):
-        prepare(SMALL)
+    assert [str(prepare(SMALL)[1]) for _ in range(3)] == [name, f"{name}-2", f"{name}-3"]
 
 
-def test_train_can_be_called_again_and_again_from_a_notebook(tmp_path: Path) -> None:
+def test_train_can_be_called_again_and_again_from_a_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = Config(
         game="breakout",
         num_envs=2,
@@ -92,7 +92,10 @@ def test_train_can_be_called_again_and_again_from_a_notebook(tmp_path: Path) -> 
         run_dir=str(tmp_path / "run"),  # type: ignore[arg-type]
     )
     first = train(config)
+    assert "paper's constants" not in capsys.readouterr().out
+    monkeypatch.setattr(Config, "yaml_lines", lambda _: [])  # as where every flag has its default
     second = train(replace(config, run_dir=tmp_path / "again"))
+    assert "These are the paper's constants: " in capsys.readouterr().out
     weights = [torch.load(run_dir / "model.pt", weights_only=True)["conv1.weight"] for run_dir in (first, second)]
     assert torch.equal(*weights)
     assert train(replace(config, game="BreakoutNoFrameskip-v4", steps=240)) == first

@@ -52,6 +52,7 @@ def test_what_is_restored_goes_on_bit_for_bit(learning: Training) -> None:
 
 def test_a_restoring_that_is_broken_off_sets_nothing_of_agent_or_clock(learning: Training) -> None:
     training, watched = new_training(), list[int]()
+    training.set_clock(0)
     before, epsilon = state_of(training), training.epsilon
 
     def watch(steps: int) -> bool:

@@ -303,3 +303,5 @@ def test_help_has_every_flag_with_its_sentence() -> None:
     for field in dataclasses.fields(q_agent_train.Config):
         assert f"--{field.name.replace('_', '-')}" in result.stdout
     assert "Step size of the optimizer, constant in the paper" in result.stdout
+    before = result.stdout[: result.stdout.index("--seed INT")]
+    assert before.count("python q_agent_train.py") == 2
