@@ -36,6 +36,7 @@ WHAT_TO_EXPECT = (
 EXAMPLES = """
 
 python q_agent_train.py --config quick           a good agent within an hour on two CPU cores
+
 python q_agent_train.py --game Pong --seed 1     the paper's constants, on another game"""
 SAME_VALUE = 1e-6  # of the mean, at least of 1: float32 rounds by 1e-7; on Breakout's plateau values differ by 1e-4
 
