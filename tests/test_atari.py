@@ -1,11 +1,7 @@
 """The paper's table: its printed percentages come out of it, for every name that a game goes by."""
 
-import csv
-import dataclasses
-
 import ale_py.roms
 import pytest
-from conftest import ROOT
 
 from atari import PaperScores, game_key, paper_scores, paper_table
 
@@ -46,29 +42,12 @@ def test_29_of_49_games_reach_75_percent_of_the_human_score() -> None:
     assert sum(percent >= 75 for percent in percents) == 29
 
 
-@pytest.mark.parametrize(
-    "name", ["ms_pacman", "MsPacman", "ALE/MsPacman-v5", "MsPacmanNoFrameskip-v4", "MsPacmanDeterministic-v0"]
-)
-def test_a_game_is_found_by_any_of_its_names(name: str) -> None:
-    assert _paper(name).game == "MsPacman"
-    assert _paper(name).human == 15693
-    assert _paper(name).dqn_nature == 2311
-
-
 def test_the_seven_games_of_2013_have_its_scores() -> None:
     earlier = {row.game: row.dqn_nips2013 for row in paper_table().values() if row.dqn_nips2013 is not None}
     sevens = ("BeamRider", "Breakout", "Enduro", "Pong", "Qbert", "Seaquest", "SpaceInvaders")
     assert earlier == dict(zip(sevens, (4092, 168, 470, 20, 1952, 1705, 581), strict=True))
     breakout = _paper("breakout")
     assert (breakout.random_nips2013, breakout.human_nips2013) == (1.2, 31)
-
-
-def test_the_columns_of_the_tables_are_the_fields_in_their_order() -> None:
-    headers = []
-    for name in ("nature_scores.csv", "nips2013_scores.csv"):
-        with open(ROOT / "data" / name, newline="") as file:
-            headers.append(next(csv.reader(file)))
-    assert headers[0] + headers[1][1:] == [field.name for field in dataclasses.fields(PaperScores)]
 
 
 def test_every_game_of_the_paper_is_one_rom() -> None:

@@ -6,12 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
-import torch
 
-from benchmarks import common, inference, learning, parts, peer, rates
+from benchmarks import common, inference, learning, parts, rates
 from benchmarks.common import BenchmarkConfig
 from q_agent_train import Config
 from runtime.architecture import Architecture
@@ -52,30 +49,6 @@ def test_a_rate_leaves_out_its_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.perf_counter", lambda: times[-1])
     advance = lambda: times.append(times[-1] + (1.0 if times[-1] < 5 else 0.5))  # noqa: E731
     assert common.rate(advance, lambda: len(times), BenchmarkConfig(seconds=20)) == 2
-
-
-def test_the_device_is_waited_for_within_the_time_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    monkeypatch.setattr("torch.accelerator.synchronize", lambda: calls.append("waited"))
-    common.milliseconds_of(lambda: calls.append("called"), torch.device("cuda"), 0.001)
-    assert calls == ["called", "waited"] * (len(calls) // 2) != []
-
-
-def test_scaling_draws_what_it_measures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def in_turn(programs: dict[int, Any], _config: BenchmarkConfig) -> pd.DataFrame:
-        assert programs[64].keywords["changes"] == {"num_envs": 64, "replay_size": 960}
-        return pd.DataFrame({"median": 100.0, "min": 90.0, "max": 130.0, "ratio": 1.0}, index=[*programs])
-
-    monkeypatch.setattr(rates, "MEMORY_SIZES", (160, 320))
-    monkeypatch.setattr(rates, "rates_in_turn", in_turn)
-    monkeypatch.setattr(rates, "milliseconds_of", lambda _function, _device: 0.5)
-    rates.scaling(BenchmarkConfig("scaling", replay_size=1_000, figure=tmp_path / "scaling.png", device="cpu"))
-    assert (tmp_path / "scaling.png").stat().st_size
-    transitions, bytes_each, milliseconds = capsys.readouterr().out.splitlines()[-1].split()
-    assert (transitions, milliseconds) == ("320", "0.50")
-    assert 7_056 < float(bytes_each.replace(",", "")) < 9_000  # a frame and what belongs to it
 
 
 # Multiply-accumulates of the first convolution, which grows with the history, and of those behind it.
@@ -126,37 +99,6 @@ def test_the_operations_of_an_update_are_those_counted_by_hand(monkeypatch: pyte
     layers = (20 * 20 * 32 * 4 * 64, 9 * 9 * 64 * 32 * 16, 7 * 7 * 64 * 64 * 9, 3136 * 512, 512 * 4)
     update = 2 * 32 * (4 * sum(layers) - layers[0]) / 1e9  # two passes forward, one back to all but the pixels
     assert parts.update_gigaflops(BenchmarkConfig()) == pytest.approx(update)
-
-
-def test_an_hour_of_learning_is_counted_in_the_steps_of_rates_that_are_measured_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained, drawn, measured = list[tuple[str, int]](), list[Any](), list[list[str]]()
-
-    def train(_config: BenchmarkConfig, folder: Path, steps: int) -> None:
-        trained.append((folder.name, steps))
-        folder.mkdir(exist_ok=True)
-        (folder / "evaluations.csv").write_text("agent_step,mean\n600,1.5\n1200,9.5\n1800,7.0\n")
-
-    def in_turn(programs: dict[str, Any], _config: BenchmarkConfig) -> pd.DataFrame:
-        measured.append(list(programs))
-        return pd.DataFrame({"median": [0.5, 2.0]}, index=[*programs])
-
-    for name, replacement in (("train_ours", train), ("train_peer", train), ("rates_in_turn", in_turn)):
-        monkeypatch.setattr(learning, name, replacement)
-    monkeypatch.setattr(learning, "peer_is_there", lambda: True)
-    monkeypatch.setattr(learning, "save_figure", lambda figure, _path: drawn.append(figure))
-    config = BenchmarkConfig("learning", game="ALE/Pong-v5", config="d3qn", run_dir=tmp_path, figure=Path("hour.png"))
-    learning.learning(config)
-    learning.learning(config)
-    assert measured == [["d3qn", peer.PEER]]
-    assert trained == [("pong-seed0-d3qn", 1_800), (f"pong-seed0-{peer.PEER}", 7_200)] * 2
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert rows[-2:] == [["d3qn", "1800", "7.00", "9.50"], [peer.PEER, "7200", "7.00", "9.50"]]
-    ours, peers, human, _ = drawn[0].axes[0].lines
-    np.testing.assert_allclose(ours.get_xydata(), [[20, 1.5], [40, 9.5], [60, 7.0]])
-    np.testing.assert_allclose(peers.get_xdata(), [5, 10, 15])
-    assert human.get_ydata() == [9.3, 9.3]
 
 
 def test_the_hour_is_trained_as_typed_and_evaluated_ten_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import processes, run_script, start_script, wait_for
 from soak import differences
@@ -269,33 +268,6 @@ def test_a_run_asks_for_its_share_of_cores_gpus_and_memory(monkeypatch: pytest.M
                 resources(config, 100_000)
         else:
             assert resources(config, 100_000).items() >= needs.items()
-
-
-def test_aggregates_are_those_computed_by_hand() -> None:
-    from atari import paper_table
-    from viewing.figures_aggregate import Scored, aggregates, estimate, improvement, table_rows
-
-    scores = np.array([[0.0, 1.0, 2.0, 0.4], [0.2, 1.2, 4.0, 0.6]])  # seeds, games
-    median, iqm, mean, gap = aggregates(scores)
-    assert median == pytest.approx(0.8)  # of the games' means .1, 1.1, 3, .5
-    assert iqm == pytest.approx((0.4 + 0.6 + 1.0 + 1.2) / 4)  # the middle half of all eight
-    assert mean == pytest.approx(9.4 / 8)
-    assert gap == pytest.approx((1.0 + 0.8 + 0.6 + 0.4) / 8)  # what lacks to 1
-    points, (low, high) = estimate(scores, aggregates)
-    np.testing.assert_allclose(points, [median, iqm, mean, gap])
-    assert (low <= points).all()
-    assert (high >= points).all()
-    uneven = np.random.default_rng(0).normal(size=(5, 7))
-    np.testing.assert_array_equal(estimate(uneven, aggregates)[1], estimate(uneven, aggregates)[1])
-    games = [*paper_table().values()][:4]
-    one, other = (
-        Scored(name, games, values, {paper.game: 7.0 for paper in games}, np.zeros(0), None)
-        for name, values in (("one", scores), ("other", scores[::-1] - [0.1, 0.1, 3.0, -1.0]))
-    )
-    # Of the four pairs of runs one scores higher in 3, 3, 4 and 0, game by game.
-    assert improvement(one, other)[0] == pytest.approx((3 + 3 + 4 + 0) / 16)
-    order = [row["dqn_normalised"] for row in table_rows(one)]
-    assert order == sorted(order, reverse=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")

@@ -22,7 +22,7 @@ from runtime.checkpoint import CheckpointFile, save_state_dict
 from runtime.networks import load_network
 from viewing.episodes import EpsilonGreedyPlayer, Player, play_games, play_protocol
 from viewing.figures_tables import read_bars
-from wrappers import AtariGames, ScoreKeeper
+from wrappers import AtariGames
 
 FIRE_LEFT_RIGHT = GameOptions(frames_per_step=8, actions=("FIRE", "LEFT", "RIGHT"))
 
@@ -102,21 +102,6 @@ def test_scores_lengths_and_first_lives_are_those_of_the_bare_emulator(
         assert (game.score, game.length_steps, game.first_life_score, game.cut) == expected
     assert any(0 < game.first_life_score < game.score for game in played) == (rom != "pong")
     assert {game.cut for game in played} == cuts
-
-
-def test_every_game_has_a_first_life_of_its_own() -> None:
-    keeper, finished = ScoreKeeper(1), []
-    keeper.restart(np.array([3]))
-    steps = [(1, 0, 0, 3), (2, 0, 0, 2), (4, 0, 0, 2), (8, 1, 0, 3)]  # rewards, over, cut, lives of the game to come
-    steps += [(16, 0, 0, 3), (32, 0, 1, 3), (64, 0, 0, 2), (128, 1, 0, 3)]
-    for reward, over, cut, lives in steps:
-        values = np.array([float(reward)]), np.array([bool(over)]), np.array([bool(cut)]), np.array([lives])
-        finished += keeper.step(np.zeros((1, 84, 84), np.uint8), *values).finished
-    assert [(game.score, game.first_life_score, game.cut) for game in finished] == [
-        (15, 3, False),
-        (48, 48, True),
-        (192, 64, False),
-    ]
 
 
 def test_a_player_explores_with_its_epsilon_and_is_greedy_otherwise() -> None:
@@ -302,14 +287,6 @@ def test_a_network_is_evaluated_by_the_rules_that_it_learned_with(
     assert float(row["mean_length_steps"]) == np.mean([game.length_steps for game in played])
     assert float(row["mean_length_seconds"]) == pytest.approx(float(row["mean_length_steps"]) * 8 / 60)
     assert json.loads((tmp_path / "s.json").read_text())["epsilon"] == 1.0
-
-
-def test_another_seed_is_other_games_and_a_longer_evaluation_none_of_its_neighbours() -> None:
-    """With seed + i for environment i, the seeds 0 and 1 would share 29 of 30 games."""
-    drawn = [EvaluationConfig((), seed=seed).emulator_seeds() for seed in range(20)]
-    assert all(len(set(seeds.tolist())) == 30 for seeds in drawn)
-    assert len(set(np.concatenate(drawn).tolist())) == 20 * 30
-    assert np.array_equal(drawn[3], EvaluationConfig((), seed=3).emulator_seeds())
 
 
 def test_evaluation_leaves_what_is_learned_unchanged_bit_for_bit(tmp_path: Path) -> None:

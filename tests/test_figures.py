@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
-import matplotlib as mpl
 import matplotlib.image
 import numpy as np
 import pandas as pd
@@ -241,16 +240,6 @@ def test_bad_runs_are_one_clear_line(tmp_path: Path, error: Callable[..., str]) 
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_equal_numbers_are_drawn_without_a_warning(tmp_path: Path) -> None:
-    table, folder = tmp_path / "scores.csv", make_run(tmp_path / "run", [0.0] * 3)
-    table.write_text("game,mean\n" + "pong,0\n" * 3)
-    (folder / "evaluations.csv").write_text(EVALUATIONS_HEADER + "100,0,0,0,0,0\n" * 3)
-    with warnings.catch_warnings(), mpl.rc_context(figures.STYLE):
-        warnings.simplefilter("error")
-        for figure in (draw_scores(read_bars(table)[0]), *(draw_curves([read_run(folder)] * runs) for runs in (1, 2))):
-            figure.draw_without_rendering()
-
-
 def test_bad_tables_and_outputs_are_one_clear_line(tmp_path: Path, error: Callable[..., str]) -> None:
     table = tmp_path / "scores.csv"
     for content, expected in (
@@ -393,17 +382,3 @@ def test_the_log_is_drawn_with_scores_and_lengths_and_the_frames_of_the_run(tmp_
     steps, (frames,) = figure.axes[0], figure.axes[0].child_axes
     low, high = steps.get_xlim()
     assert cast(Axes, frames).get_xlim() == pytest.approx((8 * low, 8 * high))
-
-
-def test_a_log_that_knows_only_some_of_its_values_is_drawn_without_a_warning(tmp_path: Path) -> None:
-    """The first row behind the start of learning may know the loss and not yet the held-out states."""
-    run = make_run(tmp_path / "run", [1.0, 3.0], evaluations=False)
-    (run / "training.csv").write_text(",".join(TRAINING_COLUMNS) + "\n100,0.004,0.1,0.01,,,0.00025,0.9,70.0\n")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure = draw_curves([read_run(run)])
-        figure.draw_without_rendering()
-    labels = [axes.get_ylabel() for axes in figure.axes]
-    assert "average action value (max Q)" in labels
-    (loss,) = lines_of(figure, labels.index("loss per transition")).values()
-    np.testing.assert_allclose(loss, [[100, 0.004]])

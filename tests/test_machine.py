@@ -1,7 +1,6 @@
 """How scripts end, signals that are noted, and devices."""
 
 import errno
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from runtime.devices import choose_device, pack, threads_wanted, unpack
+from runtime.devices import choose_device, pack, unpack
 from runtime.exits import UsageError, exit_with
 
 
@@ -129,11 +128,6 @@ def test_memory_that_runs_out_is_one_line_with_what_to_reduce(
     assert line.endswith("; choose a smaller --replay-size, or free some memory")
 
 
-def test_another_error_of_torch_keeps_its_traceback() -> None:
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        exit_with(lambda: void(torch.zeros(2, 3) @ torch.zeros(2, 3)))
-
-
 def test_packed_arrays_come_out_as_they_went_in_each_where_its_type_may_begin() -> None:
     generator = np.random.default_rng(0)
     arrays = {
@@ -154,19 +148,3 @@ def test_packed_arrays_come_out_as_they_went_in_each_where_its_type_may_begin() 
         assert unpacked[name].dtype == torch.from_numpy(array).dtype
         np.testing.assert_array_equal(unpacked[name].numpy(), array)
     assert all(tensor.storage_offset() * tensor.itemsize % 8 == 0 for tensor in unpacked.values())
-
-
-def test_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert threads_wanted() == 7
-    monkeypatch.setenv("OMP_NUM_THREADS", "")
-    assert threads_wanted() == 0
-
-
-def test_waiting_threads_let_others_work_unless_told_otherwise() -> None:
-    """Which torch reads when it is loaded; every script imports runtime/ first."""
-    for typed, expected in (({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")):
-        kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-        command = [sys.executable, "-c", "import os, runtime; print(os.environ.get('GOMP_SPINCOUNT'))"]
-        result = subprocess.run(command, cwd=ROOT, env=kept | typed, capture_output=True, text=True)
-        assert result.stdout.split() == [expected], result.stderr

@@ -48,12 +48,6 @@ def test_every_layer_begins_uniform_within_its_fan_in() -> None:
         assert (histogram - 0.1).abs().max() < 5 * (0.09 / scaled.numel()) ** 0.5, layer
 
 
-def test_same_seed_same_weights() -> None:
-    one, same, other = network(), network(), network(seed=1)
-    assert torch.equal(one.hidden.weight, same.hidden.weight)
-    assert not torch.equal(one.hidden.weight, other.hidden.weight)
-
-
 def explicit_q_values(state_dict: dict[str, Any], states: torch.Tensor) -> torch.Tensor:
     """The network of the paper in double precision, its convolutions as sums over unfolded patches."""
     maps = states.double() / 255
@@ -147,34 +141,21 @@ def extra(**entries: Any) -> Callable[[Path], None]:
 
 BROKEN: dict[str, Callable[[Path], object]] = {
     "missing": write_missing,
-    "folder": lambda path: path.mkdir(),
-    "empty": lambda path: path.write_bytes(b""),
     "truncated": write_truncated,
     "corrupt": write_corrupt,
     "text": lambda path: path.write_text("the best network so far\n"),
-    "pickled list": lambda path: path.write_bytes(pickle.dumps([1, 2, 3], protocol=2)),
     "pickled function": lambda path: path.write_bytes(pickle.dumps(print)),
     "saved list": lambda path: torch.save([1, 2, 3], path),
-    "saved number": lambda path: torch.save(3.0, path),
-    "saved tensor": lambda path: torch.save(torch.zeros(3), path),
     "whole module": lambda path: torch.save(network(), path),
-    "empty dict": lambda path: torch.save({}, path),
     "no extra state": changed(_extra_state=None),
-    "extra state a list": changed(_extra_state=[1]),
     "extra state without the game": changed(_extra_state={"num_actions": 4, "input": [4, 84, 84]}),
     "a layer missing": changed(hidden__bias=None),
     "a layer too many": changed(more__bias=torch.zeros(3)),
     "another layer shape": changed(conv2__weight=torch.zeros(64, 32, 3, 3)),
-    "a layer of text": changed(hidden__bias="text"),
     "another input": extra(input=[4, 80, 80]),
-    "a number of actions as text": extra(num_actions="four"),
     "more actions than the weights": extra(num_actions=18),
-    "fewer actions than the weights": extra(num_actions=3),
     "no actions": extra(num_actions=0),
-    "actions below zero": extra(num_actions=-1),
     "infinitely many actions": extra(num_actions=float("inf")),
-    "actions not a number": extra(num_actions=float("nan")),
-    "actions without end": extra(num_actions=10**30),
     "more actions than memory has room for": extra(num_actions=10**12),
     "game no text": extra(game=7),
     "a name no text": write_name_that_is_no_text,

@@ -98,12 +98,6 @@ def test_pause_and_single_steps(model: Path) -> None:
     assert 40 + 8 <= recorded <= 43 + 8  # the agent step in which p came, and two more
 
 
-def test_faster_and_slower(model: Path) -> None:
-    script = [(1, "="), (2, "="), (3, "-"), (4, "-"), (5, "-"), (6, "q")]
-    _, window, _, _ = run_session(play.PlayConfig(model), script)
-    assert window.rates == [60, 120, 240, 120, 60, 30]
-
-
 def test_games_follow_one_another_and_scores_are_said(capsys: pytest.CaptureFixture[str], model: Path) -> None:
     config = play.PlayConfig(model, epsilon=1.0, seed=15)
     _, _, game, _ = run_session(config, [(50, "r"), (600, "q")])

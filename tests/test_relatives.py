@@ -13,10 +13,10 @@ from test_learning import CELLS, DISCOUNT, QUIT_REWARD, TRUE_VALUES, play_corrid
 from test_optimizers import lua_step
 from torch import Tensor
 
-from atari import GameOptions, Step
+from atari import GameOptions
 from config import Hyperparameters
 from model import QNetwork
-from optimizers import Adam, RMSProp
+from optimizers import Adam
 from q_agent import QAgent
 from q_agent_train import step
 from relatives.chosen import agent_for, optimizer_for
@@ -378,40 +378,6 @@ def test_every_network_learns_the_corridor(architecture: Architecture, adam: boo
     np.testing.assert_allclose(values_of(agent)[:, 1], walking, atol=0.15)
 
 
-def gamble(size: int, rule: Rule) -> ReplayMemory:
-    """One state whose only action ends the game and pays 1 every fourth time, else nothing."""
-    memory = new_memory(size, rule)
-    frame = np.full((1, 84, 84), 128, np.uint8)
-    memory.start(0, frame)
-    for number in range(size + 8):
-        yes = np.ones(1, np.bool_)
-        memory.append(np.zeros(1, np.int64), Step(frame, np.array([float(number % 4 == 0)]), yes, yes, []))
-    return memory
-
-
-@pytest.mark.parametrize(
-    ("exponent", "importance", "expected"),
-    [
-        (None, 0.0, 0.25),  # the mean
-        (1.0, 1.0, 0.25),  # drawn by error, and weighted so that the mean comes out
-        (1.0, 0.0, 1 / (1 + 3**0.5)),  # 1/4 (1 - Q)^2 = 3/4 Q^2: rare large errors count for more
-        (0.5, 0.0, 1 / (1 + 3 ** (1 / 1.5))),  # 1/4 (1 - Q)^1.5 = 3/4 Q^1.5
-    ],
-)
-def test_priorities_draw_by_error_and_importance_weights_make_up_for_it(
-    exponent: float | None, importance: float, expected: float
-) -> None:
-    # So large a minimum makes plain gradient descent of it, whose mean is not biased by its own scale.
-    rule = Rule(priority_exponent=exponent, importance_exponent=importance, learning_rate=1.0, min_squared_gradient=1e6)
-    agent, memory = new_agent(rule), gamble(41, rule)
-    learn(agent, memory, 500)
-    values = []
-    for _ in range(50):
-        learn(agent, memory, 10)
-        values.append(agent.online_network(torch.full((1, 4, 84, 84), 128))[0, 0].item())
-    assert np.mean(values) == pytest.approx(expected, abs=0.02)
-
-
 @pytest.mark.parametrize("adam", [True, False])
 def test_the_optimizer_forgets_a_head_that_is_drawn_anew(adam: bool) -> None:
     agent, memory = new_agent(Rule(adam=adam), Architecture("nips2013")), played(500)
@@ -465,35 +431,6 @@ def test_the_rules_of_the_flags_are_those_of_the_games_that_are_learned_from() -
         memory.append(actions, games.receive())
     assert torch.equal(training.memory.frames, memory.frames)
     games.close()
-    training.close()
-
-
-@pytest.mark.parametrize(
-    ("changes", "kind", "double", "target_network"),
-    [
-        ({}, RMSProp, False, True),
-        ({"double": True}, RMSProp, True, True),
-        ({"target_network": False}, RMSProp, False, False),
-        ({"optimizer": "adam"}, Adam, False, True),
-    ],
-)
-def test_the_rule_of_the_flags_is_the_one_that_learns(
-    changes: dict[str, Any], kind: type, double: bool, target_network: bool
-) -> None:
-    training = begun(tiny(**changes))
-    agent = training.agent
-    assert type(agent.optimizer) is kind
-    for _ in range(5):
-        step(training)
-    batch = training.memory.sample(64, np.random.default_rng(0))
-    with torch.no_grad():  # the networks choose differently
-        agent.target_network.values.weight.copy_(agent.online_network.values.weight.flip(0) * 1.5)
-        online, target = agent.online_network(batch.next_states), agent.target_network(batch.next_states)
-        batch.next_outputs = agent.target_pass(batch.next_states)
-        values = agent.next_values(batch)
-    of_target = target.gather(1, online.argmax(1)[:, None]).squeeze(1) if double else target.amax(1)
-    torch.testing.assert_close(values, of_target if target_network else online.amax(1))
-    assert (target.gather(1, online.argmax(1)[:, None]).squeeze(1) - target.amax(1)).abs().max() > 1e-3
     training.close()
 
 

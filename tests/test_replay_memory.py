@@ -39,25 +39,6 @@ def test_rewards_are_clipped_in_the_memory_alone() -> None:
     assert np.array_equal(step.rewards, raw)
 
 
-def test_sampled_arrays_have_the_documented_types() -> None:
-    play, memory = NaivePlay(3, 20, seed=0), ReplayMemory(60, 3)
-    play.start(memory)
-    for _ in range(15):
-        play.step()
-    sampled = memory.sample(7, np.random.default_rng(0))
-    *tensors, next_outputs = vars(sampled).values()
-    assert [tensor.shape for tensor in tensors] == [(7, 4, 84, 84), (7,), (7,), (7,), (7, 4, 84, 84)]
-    assert [tensor.dtype for tensor in tensors] == [
-        *(torch.uint8, torch.int64, torch.float32, torch.float32, torch.uint8)
-    ]
-    assert next_outputs is None
-    assert (memory.latest_states().shape, memory.latest_states().dtype) == ((3, 4, 84, 84), torch.uint8)
-    drawn = memory.draw(7, np.random.default_rng(0))
-    for array, shape in (*((array, (7,)) for array in drawn), (memory.frame_indices(*drawn), (7, 5))):
-        assert array.shape == shape
-        assert array.dtype == np.int64
-
-
 def test_sampling_is_uniform_over_the_whole_transitions() -> None:
     num_envs, num_rows = 3, 40
     play, memory = NaivePlay(num_envs, num_rows, seed=4), ReplayMemory(num_rows * num_envs, num_envs)
@@ -133,13 +114,6 @@ def test_memory_started_at_a_later_row_equals_one_that_ran_from_the_start() -> N
             assert_samples_are(resumed, newer, seed=step)
         assert resumed.oldest_row == max(37, play.row - num_rows + 1)
         assert torch.equal(resumed.latest_states(), whole_run.latest_states())
-
-
-def test_a_transition_takes_little_more_than_one_frame() -> None:
-    memory = ReplayMemory(10_000, 4)
-    arrays = [value for value in vars(memory).values() if isinstance(value, np.ndarray | torch.Tensor)]
-    assert len(arrays) >= 5
-    assert sum(array.nbytes for array in arrays) / 10_000 <= 7_200
 
 
 def test_frames_for_mps_stay_on_the_host() -> None:

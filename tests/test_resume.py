@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY, finish, wait_for
-from soak import LOG_EVERY_STEPS, RESEED_STEPS, SMALL, differences, flags, hashed, interrupt, start
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from soak import LOG_EVERY_STEPS, RESEED_STEPS, SMALL, differences, flags, hashed, start
 
 from atari import FinishedGame, Step
 from q_agent_train import train
@@ -46,22 +44,6 @@ def rows_of(table: Path) -> list[dict[str, str]]:
 
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    """Past the memory's wrap-around and across evaluations; half of the kills inside the writing of a checkpoint."""
-    small, killed = replace(SMALL, steps=1_300), tmp_path / "killed"
-    whole = finish(replace(small, checkpoint_minutes=60.0, run_dir=tmp_path / "whole"))
-    assert interrupt(replace(small, run_dir=killed), 3, np.random.default_rng(4), longest_seconds=4.0) >= 1
-    assert differences(whole, killed) == []
-    assert [int(row["agent_step"]) for row in rows_of(whole / "evaluations.csv")] == [600, 1_200]
-    rows = rows_of(killed / "games.csv")
-    assert [int(row["game"]) for row in rows] == [*range(1, len(rows) + 1)]
-    seconds = [float(row["seconds"]) for row in rows]
-    assert seconds == sorted(seconds)
-    events = EventAccumulator(str(killed), size_guidance={"scalars": 0}).Reload()
-    logged = Counter((event.step, event.value) for event in events.Scalars("score"))
-    assert logged == Counter((int(row["agent_step"]), float(row["score"])) for row in rows)
 
 
 OPTIONS: dict[str, Any] = {

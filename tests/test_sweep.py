@@ -20,9 +20,7 @@ import sweep
 from cluster.settings import locked
 from runtime.exits import UsageError
 from runtime.run_config import NOT_KEPT, RunConfig, with_file
-from runtime.tables import GAME_COLUMNS
 from sweep import SweepConfig
-from viewing.figures_aggregate import read_sweep
 from viewing.figures_tables import read_bars
 
 
@@ -173,19 +171,3 @@ def test_of_a_sweep_the_best_networks_are_drawn_else_the_newest_with_their_inter
     assert [tuple(round(100 / 30.1 * (score - 1.7)) for score in (10, 8, 13))] == [
         tuple(round(value) for value in bars.measured[0][1:])
     ]
-
-
-@pytest.mark.cluster  # rliable
-def test_runs_without_a_score_and_scores_of_other_games_than_the_papers_are_noted(tmp_path: Path) -> None:
-    asked = {"games": ["Pong"], "seeds": 2, "vary": ["learning-rate", "0.1", "0.2"]}
-    (tmp_path / "sweep.json").write_text(json.dumps(asked))
-    rows = []
-    for run, seed, value in (("a", 0, "0.1"), ("b", 1, "0.1"), ("c", 0, "0.2")):
-        rows.append(f"{tmp_path / run / 'model.pt'},pong,2,-20,model,{seed},{value}\n")
-        (tmp_path / run).mkdir()
-        (tmp_path / run / "config.json").write_text('{"game": "pong"}')
-        (tmp_path / run / "games.csv").write_text(",".join(GAME_COLUMNS) + "\n1,900,3600,-21,900,1.0,2.5\n")
-    (tmp_path / "scores.csv").write_text("state_dict,game,games,mean,network,seed,value\n" + "".join(rows))
-    _, notes = read_sweep(tmp_path)
-    assert f"{tmp_path}: without a score yet: Pong seed 1 0.2" in notes
-    assert f"{tmp_path}: scores of 2 games; the paper's protocol has 30" in notes

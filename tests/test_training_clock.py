@@ -1,30 +1,20 @@
 """What happens at which agent step: exploration, updates, target copies and games, against the Lua clock."""
 
-import math
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ale_py.vector_env import AtariVectorEnv
 from conftest import begun
-from gymnasium.vector import AutoresetMode
 
-from atari import FinishedGame, Step
 from config import Hyperparameters
 from model import QNetwork
 from q_agent import QAgent
 from q_agent_train import step
 from relatives.head_reset import head_of, reset_head
 from relatives.networks import build_network
-from replay_memory import ReplayMemory
-from runtime.action_log import fingerprint
-from runtime.devices import upload
-from runtime.exits import UsageError
-from runtime.memory_size import check_size
 from training import Training, multiples_crossed
 
 CPU = torch.device("cpu")
@@ -164,79 +154,6 @@ def test_training_keeps_the_clock(num_envs: int, steps: int) -> None:
     training.close()
 
 
-class Referee:
-    """The emulators once more, fed with the actions that a training took, and the rules applied one by one."""
-
-    def __init__(self, game: str, num_envs: int, seed: int):
-        self._games = AtariVectorEnv(
-            game,
-            num_envs,
-            stack_num=1,
-            frameskip=4,
-            noop_max=30,
-            use_fire_reset=False,
-            reward_clipping=False,
-            repeat_action_probability=0.0,
-            autoreset_mode=AutoresetMode.SAME_STEP,
-        )
-        self.frames, info = self._games.reset(seed=seed)
-        self._lives = info["lives"].tolist()
-        self._running = [FinishedGame(e, 0.0, 0, 0.0) for e in range(num_envs)]
-        self._lost = [0] * num_envs
-        self.finished: list[FinishedGame] = []
-
-    def step(self, actions: np.ndarray) -> tuple[list[float], list[bool], list[bool]]:
-        """Clipped rewards, terminals and game starts of one step."""
-        self.frames, raw, over, cut, info = self._games.step(actions.astype(np.int64))
-        rewards, terminals = [], []
-        for e in range(len(raw)):
-            self._running[e].score += float(raw[e])
-            self._running[e].length_steps += 1
-            self._running[e].first_life_score += float(raw[e]) * (self._lost[e] == 0)
-            rewards.append(max(-1.0, min(1.0, float(raw[e]))))
-            terminals.append(bool(over[e]) or info["lives"][e] < self._lives[e])
-            self._lives[e] = info["lives"][e]
-            self._lost[e] += terminals[e]
-            if over[e] or cut[e]:
-                self.finished.append(self._running[e])
-                self._running[e], self._lost[e] = FinishedGame(e, 0.0, 0, 0.0), 0
-        return rewards, terminals, (over | cut).tolist()
-
-    def close(self) -> None:
-        self._games.close()
-        del self._games
-
-
-@pytest.mark.parametrize(
-    ("game", "lives", "num_envs", "steps"), [("breakout", 5, 1, 350), ("space_invaders", 3, 3, 300)]
-)
-def test_games_lives_and_scores_are_the_emulators(game: str, lives: int, num_envs: int, steps: int) -> None:
-    # With this seed one environment of Breakout plays two games, the first of which scores.
-    training = begun(tiny(num_envs, game=game, seed=2 if num_envs == 1 else 0, replay_start_size=10_000))
-    finished = [ended for _ in range(steps) for ended in step(training)]
-    ((seed, first_row, actions),) = training.action_log.segments()
-    assert (first_row, actions.shape) == (0, (steps, num_envs))
-
-    expected = ReplayMemory(400 * num_envs, num_envs)
-    referee = Referee(game, num_envs, seed)
-    expected.start(0, referee.frames[:, 0])
-    lost = started_games = 0
-    for row in actions:
-        rewards, terminals, game_starts = referee.step(row)
-        lost, started_games = lost + sum(terminals), started_games + sum(game_starts)
-        played = Step(referee.frames[:, 0], np.array(rewards), np.array(terminals), np.array(game_starts), [])
-        expected.append(row, played)
-    referee.close()
-
-    assert training.games_finished == len(finished) == started_games > 0
-    assert finished == referee.finished
-    assert [ended.score for ended in finished] == list(training.recent_scores)
-    assert finished[0].score > 0
-    assert lives * started_games <= lost < lives * (started_games + num_envs)
-    assert fingerprint(training.memory) == fingerprint(expected)
-    training.close()
-
-
 def test_exploration_is_random_until_learning_starts_and_greedy_where_epsilon_ends_at_zero() -> None:
     training = begun(tiny(1, replay_start_size=40, epsilon_end=0.0, epsilon_decay_steps=1, update_frequency=1000))
     greedy = []
@@ -286,41 +203,6 @@ def test_games_are_reseeded_at_each_multiple_once_whatever_the_evaluations(monke
     training.close()
 
 
-NAN, INF = math.nan, math.inf
-BAD: dict[str, tuple[Any, ...]] = {
-    "num_envs": (0, -1, 257),
-    "replay_size": (0, -32, 32),
-    "replay_start_size": (0, -1, 31),
-    "minibatch_size": (0, -32),
-    "update_frequency": (0, -4),
-    "target_update_frequency": (0, -1),
-    "learning_rate": (0.0, -0.1, NAN, INF),
-    "rmsprop_decay": (-0.1, 1.0, NAN, INF),
-    "min_squared_gradient": (0.0, -0.01, NAN, INF),
-    "discount": (-0.1, 1.1, NAN, INF),
-    "epsilon_start": (-0.1, 1.1, NAN, INF),
-    "epsilon_end": (-0.1, 1.1, NAN, -INF),
-    "epsilon_decay_steps": (0, -1),
-    "sticky_actions": (-0.1, 1.1, NAN, INF),
-    "evaluate_every": (-1, -250_000),
-    "evaluation_games": (0, -1, 257),
-    "seed": (-1, 2**32),
-}
-
-
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
-def test_values_that_cannot_be_are_refused_by_their_flag(name: str, value: Any) -> None:
-    parameters = Hyperparameters("pong", **{name: value})
-    refuses: Callable[[], object] = parameters.check
-    if name == "replay_size":  # known together with the device alone, before a memory takes any room
-        parameters.check()
-        refuses = partial(check_size, parameters.replay_size, parameters.num_envs, CPU)
-    with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')} ") as error:
-        refuses()
-    assert "\n" not in str(error.value)
-    assert name == "replay_size" or f", got {value}" in str(error.value)
-
-
 def test_the_papers_values_and_the_limits_are_accepted() -> None:
     Hyperparameters("pong").check()
     Hyperparameters("pong", num_envs=256, evaluation_games=256).check()
@@ -328,24 +210,3 @@ def test_the_papers_values_and_the_limits_are_accepted() -> None:
     Hyperparameters(
         "pong", discount=1.0, epsilon_end=1.0, sticky_actions=1.0, rmsprop_decay=0.0, seed=2**32 - 1
     ).check()
-
-
-def test_a_vector_step_has_three_transfers_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is a call of `upload`, which on a GPU nobody waits for; whatever is more costs time on every step there."""
-    training = begun(Hyperparameters("pong", num_envs=8, replay_size=320, replay_start_size=160))
-    while not training.updates_due:
-        step(training)
-    uploads: list[list[str]] = []
-
-    def count(device: torch.device, **arrays: np.ndarray) -> dict[str, torch.Tensor]:
-        uploads.extend([[*arrays]] if arrays else [])
-        return upload(device, **arrays)
-
-    for module in ("replay_memory", "relatives.prioritized"):
-        monkeypatch.setattr(f"{module}.upload", count)
-    training.hold_out_states_when_due()
-    uploads.clear()
-    training.epsilon[:] = 0
-    step(training)
-    assert uploads == [["indices"], ["indices", "actions", "rewards", "discounts"], ["frames"]]
-    training.close()

@@ -1,6 +1,5 @@
 """Films of one game and of many, and PNG files, each compared with the game played by hand; and every bad input."""
 
-import hashlib
 import math
 import os
 import re
@@ -18,9 +17,6 @@ from conftest import refused, run_script, save_network, start_script
 from PIL import Image
 
 import trained_model_video_generation as video
-from atari import GameOptions
-from relatives.networks import build_network
-from runtime.checkpoint import save_state_dict
 from runtime.exits import RunError
 from runtime.networks import load_network
 from viewing.episodes import EpsilonGreedyPlayer, open_game, rendered_steps
@@ -147,10 +143,6 @@ def png(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-
-
 def tile_of(frame: np.ndarray, index: int, scale: int = 1) -> np.ndarray:
     """What a film of a grid of two columns shows of a game, (210 * scale, 160 * scale, 3) uint8."""
     top, left = index // 2 * (210 * scale + CAPTION_HEIGHT), index % 2 * (160 * scale + TILE_GAP)
@@ -182,29 +174,6 @@ def test_a_grid_shows_every_frame_of_each_game_until_the_last_one_ends(
     assert np.ptp(tile_of(frames[99], 3)) < 8  # there is no fourth game
     *lines, _ = capsys.readouterr().out.splitlines()
     assert sorted(lines) == [f"game {n + 1}, seed {n + 16}: score {games[n][1][-1]:.0f}" for n in range(3)]
-
-
-def test_a_game_of_a_grid_is_the_game_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """By its own rules, with half of its actions the network's: same files, byte for byte, same score."""
-    monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 20)
-    rules = GameOptions(frames_per_step=3, actions=("FIRE", "LEFT"), sticky_actions=0.25)
-    model = tmp_path / "model.pt"
-    save_state_dict(build_network("breakout", 2, rules=rules).state_dict(), model)
-    config = {"epsilon": 0.5, "output": tmp_path / "x.mp4"}
-    together = tmp_path / "together"
-    video.make_film(video.FilmConfig(model, grid=3, seed=5, frames=together, **config))  # type: ignore[arg-type]
-    size = iio.immeta(tmp_path / "x.mp4", plugin="FFMPEG")["size"]
-    assert size == (960 + TILE_GAP, 2 * (630 + CAPTION_HEIGHT))
-    lines = sorted(capsys.readouterr().out.splitlines()[:-1])
-    assert sorted(os.listdir(together)) == ["game_001", "game_002", "game_003"]
-    for number in (1, 3):
-        alone = tmp_path / f"alone{number}"
-        video.make_film(video.FilmConfig(model, seed=4 + number, plain=True, frames=alone, **config))  # type: ignore[arg-type]
-        assert digests(alone / "game_001") == digests(together / f"game_{number:03}")
-        assert len(os.listdir(alone / "game_001")) > 100
-        assert lines[number - 1] == capsys.readouterr().out.splitlines()[0].replace("game 1", f"game {number}")
 
 
 def test_frames_are_the_screens_and_the_states_byte_for_byte(
@@ -299,19 +268,6 @@ def test_bars_are_as_long_as_the_advantages() -> None:
     assert np.flatnonzero(blue.any(axis=0))[-1] < np.flatnonzero(orange.sum(axis=0) > 20)[0]
 
 
-def test_the_scale_of_the_bars_is_steady_and_a_few_moments_do_not_make_them_slivers() -> None:
-    panel = Panel("Pong", ["NOOP", "FIRE", "RIGHT"])
-    usual, rare = (2.0, 2.02, 2.08), (2.0, 2.5, 3.5)
-    before = [drawn(panel, *usual) for _ in range(30)][-1]
-    cut = drawn(panel, *rare)
-    after = drawn(panel, *usual)
-    bars = [(picture == BLUE).all(axis=2) for picture in (before, cut, after)]
-    np.testing.assert_array_equal(bars[0], bars[2])
-    room = bars[1].sum(axis=1).max()
-    assert room / 8 < bars[0].sum(axis=1).max() < room
-    np.testing.assert_array_equal(before[80:180, :75], cut[80:180, :75], "over the names")
-
-
 def test_the_value_is_drawn_over_ten_seconds_on_an_axis_that_only_grows() -> None:
     panel = Panel("Pong", ["NOOP", "FIRE", "RIGHT"])
 
@@ -328,18 +284,6 @@ def test_the_value_is_drawn_over_ten_seconds_on_an_axis_that_only_grows() -> Non
     assert np.nanmin(early) < early[-1] - 100  # the 3 at the left
     late = [curve(2.4) for _ in range(5)][-1]
     assert set(late) == {early[-1]}  # the 3 is out of sight, and its axis is still there
-
-
-def test_where_nobody_values_anything_the_score_is_drawn() -> None:
-    panel, state = Panel("Pong", ["NOOP"] * 6), np.zeros((4, 84, 84), np.uint8)
-    pictures = []
-    for score in (0, 0, 3):
-        panel.update(state, None, 0, score)
-        pictures.append(panel.picture(np.zeros((210, 160, 3), np.uint8)).copy())
-    assert not (pictures[-1] == BLUE).all(axis=2).any()
-    orange = [np.flatnonzero((picture == ORANGE).all(axis=2).any(axis=1)) for picture in pictures]
-    assert len(orange[1]) <= 2
-    assert len(orange[2]) > 50
 
 
 @pytest.fixture
@@ -380,14 +324,6 @@ def test_bad_flags(model: Path, tmp_path: Path, error: Callable[..., str]) -> No
     assert "must end in .gif" in say("--gif")
     (tmp_path / "folder.mp4").mkdir()
     assert "is a folder" in say("--output", tmp_path / "folder.mp4")
-
-
-def test_a_game_that_reaches_the_time_limit_is_not_called_over(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("viewing.episodes.FRAMES_PER_MINUTE", 24)
-    video.make_film(video.FilmConfig(model, output=tmp_path / "x.mp4", plain=True))
-    assert "after 5 minutes, the paper's limit; the game is not over" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

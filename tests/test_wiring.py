@@ -10,7 +10,7 @@ from conftest import begun
 from atari import FRAME_SIZE, FRAMES_PER_STEP, HISTORY_FRAMES
 from config import Hyperparameters
 from model import QNetwork
-from optimizers import Adam, RMSProp
+from optimizers import RMSProp
 from q_agent import QAgent, best_value
 from q_agent_train import step
 from relatives.distributional import Categorical, DistributionalAgent, Quantiles
@@ -104,17 +104,6 @@ def test_a_prioritized_memory_has_the_constants_of_the_flags(n_steps: int) -> No
     training.close()
 
 
-def test_adams_epsilon_reaches_it() -> None:
-    training = small_training(1, optimizer="adam", adam_epsilon=0.125, learning_rate=0.5)
-    optimizer = training.agent.optimizer
-    assert isinstance(optimizer, Adam)
-    optimizer.weights.zero_()
-    optimizer.gradient.fill_(0.375)
-    optimizer.step()
-    torch.testing.assert_close(optimizer.weights, torch.full_like(optimizer.weights, -0.5 * 0.375 / (0.375 + 0.125)))
-    training.close()
-
-
 @pytest.mark.parametrize(("kind", "double", "network"), [("c51", False, Categorical), ("qr", True, Quantiles)])
 def test_the_distribution_that_is_chosen_is_learned(
     kind: str, double: bool, network: type, monkeypatch: pytest.MonkeyPatch
@@ -168,26 +157,6 @@ def test_the_steps_of_a_target_fall_with_the_clock() -> None:
     by_hand = [5] * 14 + [4] * 7 + [3] * 6 + [2] * 13
     assert spans == by_hand
     assert len(drawn) > 10
-    training.close()
-
-
-@pytest.mark.parametrize(("precision", "chosen"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_the_precision_that_is_chosen_is_that_of_acting_and_learning_alone(precision: str, chosen: torch.dtype) -> None:
-    training, seen = small_training(2, precision=precision), list[tuple[str, torch.dtype]]()
-    agent = training.agent
-    while not training.updates_due:
-        step(training)
-    agent.online_network.conv2.register_forward_hook(lambda _, __, maps: seen.append(("online", maps.dtype)))
-    agent.target_network.conv2.register_forward_hook(lambda _, __, maps: seen.append(("target", maps.dtype)))
-    batch = training.memory.sample(2, np.random.default_rng(0))
-    agent.act(batch.states, np.zeros(2), np.random.default_rng(0))
-    agent.learn(batch)
-    assert seen == [("online", chosen), ("target", chosen), ("online", chosen)]
-    seen.clear()
-    agent.max_q(batch.states)  # whoever else asks the networks
-    agent.online_network(batch.states)
-    agent.target_network(batch.states)
-    assert {dtype for _, dtype in seen} == {torch.float32}
     training.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 from ale_py import roms
 from conftest import ROOT
 
-from atari import OTHER_NAMES, GameOptions, display_name, game_key, paper_scores
+from atari import OTHER_NAMES, GameOptions, game_key, paper_scores
 from replay_memory import ReplayMemory
 from runtime.exits import UsageError
 from viewing.episodes import play_games
@@ -84,21 +84,6 @@ def test_other_names_are_of_games_that_are_there_and_take_no_game_its_own() -> N
     for other, key in OTHER_NAMES.items():
         assert game_key(rom_name(key)) == key
         assert other not in {game_key(rom) for rom in roms.get_all_rom_ids()}
-
-
-def test_every_name_of_a_game_means_the_same_rom() -> None:
-    for name in ("BreakoutNoFrameskip-v4", "ALE/Breakout-v5", "Breakout", "breakout", "Breakout-v0"):
-        assert rom_name(name) == "breakout"
-    for name in ("MsPacmanNoFrameskip-v4", "ALE/MsPacman-v5", "MsPacman", "ms_pacman", "mspacman"):
-        assert rom_name(name) == "ms_pacman"
-    for name in ("Ms. Pac-Man", "ms pacman", "ms-pacman", "Ms.Pac-Man ", "MS PACMAN", "ale/MsPacman-v5"):
-        assert rom_name(name) == "ms_pacman"
-    for name in ("Breakout v5", "breakout_v5", "breakout noframeskip v4", "BREAKOUT-V4"):
-        assert rom_name(name) == "breakout"
-    assert rom_name("Montezuma's Revenge") == "montezuma_revenge"
-    for name, rom in (("space invaders", "space_invaders"), ("Q*bert", "qbert"), ("video pinball", "video_pinball")):
-        assert rom_name(name) == rom
-    assert [display_name(rom_name(game)) for game in paper_games()] == paper_games()
 
 
 @pytest.mark.parametrize("name", ["Breakot", "BreakoutNoFrameskip-v4x", "ale/", "", "Combat"])
@@ -253,19 +238,6 @@ def test_wrong_actions_and_no_environments_are_refused() -> None:
         with pytest.raises(ValueError, match="actions must be"):
             games.send(np.array(actions))
     games.close()
-
-
-def test_sticky_actions_change_the_game() -> None:
-    frames = {}
-    for sticky in (0.0, 0.9):
-        games = AtariGames("pong", 1, GameOptions(sticky_actions=sticky))
-        games.reset(0)
-        for action in (2, 3) * 60:
-            games.send(np.array([action]))
-            step = games.receive()
-        frames[sticky] = step.frames
-        games.close()
-    assert not np.array_equal(frames[0.0], frames[0.9])
 
 
 PLAY_ALL = """

@@ -101,13 +101,10 @@ ROWS = [
     (f"{FILM} net.pt --frames missing/frames", "the folder missing of frames is not there"),
     (f"{FILM} net.pt --frames ..", ".. is there and not empty"),
     ("figures.py run --output notes.txt/curves", "--output notes.txt/curves cannot be written"),
-    ("benchmark.py --json missing/result.json", "missing/result.json cannot be written: No such file"),
     # what a benchmark measures
     ("benchmark.py --figure new.png", "type python benchmark.py"),
-    ("benchmark.py inference --seconds 1", "or type python benchmark.py compare or scaling"),
     ("benchmark.py learning --game Pongg", 'unknown game "Pongg"'),
     ("benchmark.py learning --config quickk --run-dir hour", "--config must be a file or one of d3qn, "),
-    ("benchmark.py learning --programs dqn", "there is no dqn; there are example"),
     # a run folder is new, empty, or a run
     (f"{TRAIN} --run-dir models", "models holds model.pt, and lacks config.json or checkpoint.pt of a run"),
     (f"{TRAIN} --run-dir notes.txt {SIZES}", "no run can be written to notes.txt: File exists"),
