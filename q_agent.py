@@ -34,8 +34,8 @@ def best_value(batch: Batch) -> Tensor:
 class QAgent:
     """Acts and learns as NeuralQLearner.lua does.
 
-    Ideas that are not the paper's (relatives/) put other functions in the place of `target_pass`, `next_values`,
-    `sum_losses`, `greedy_actions`, `learn` and `learn_on_device`, or override `update`.
+    Ideas that are not the paper's (relatives/) put other functions in the place of `act`, `greedy_actions`,
+    `target_pass`, `next_values`, `sum_losses`, `learn` and `learn_on_device`, or override `update`.
     """
 
     def __init__(self, network: QNetwork, optimizer: Optimizer, *, minibatch_size: int):

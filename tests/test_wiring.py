@@ -84,7 +84,7 @@ def test_without_flags_nothing_but_the_paper_takes_part() -> None:
     assert agent.optimizer.rate_now is None
     assert (training.schedules, training.events, training.kept_arrays) == ([], [], {})
     for part in (agent, *networks):  # no function of theirs has another in its place
-        assert not {"learn", "learn_on_device", "greedy_actions", "features"} & vars(part).keys()
+        assert not {"act", "learn", "learn_on_device", "greedy_actions", "features"} & vars(part).keys()
     training.close()
 
 
