@@ -257,6 +257,7 @@ for game in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_the_same_seeds_and_actions_give_the_same_bytes_in_all_49_games_of_the_paper() -> None:
     """Twice, in two processes at once: what lets a checkpoint keep an action log instead of the frames."""
     command = [sys.executable, "-c", PLAY_ALL, *paper_games()]
