@@ -133,7 +133,7 @@ def test_an_evaluation_broken_off_at_the_very_end_is_made_up_for(
         played.append(1)
         if len(played) == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return play_protocol(*arguments, **OPTIONS)
+        return play_protocol(*arguments, **options)
 
     monkeypatch.setattr("viewing.evaluator.play_protocol", play_and_interrupt)
     config = replace(TINY, run_dir=tmp_path / "anew")
