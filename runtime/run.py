@@ -131,7 +131,7 @@ class Run:
                 return False
         else:
             self.folder.write_config(self.config.as_json())
-            if network := self.config.initial_network():
+            if network := self.config.initial_network:
                 training.agent.load_weights(network)
             training.begin()
             self._write_checkpoint()  # before any table: rows without a checkpoint are not a run's

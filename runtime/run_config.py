@@ -1,6 +1,7 @@
 """What belongs to a run in addition to its hyperparameters, and files of flags (configs/)."""
 
 import dataclasses
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +77,11 @@ class RunConfig(Hyperparameters):
             raise UsageError(f"{warm_up} must be at most --replay-size {self.replay_size}")
         if self.replay_start_size >= self.steps:
             raise UsageError(f"{warm_up} must be below --steps {self.steps}, or nothing is learned")
-        self.initial_network()
+        _ = self.initial_network
 
+    @functools.cached_property
     def initial_network(self) -> QNetwork | None:
-        """The network that --initial-state-dict names; raises `UsageError` where its weights do not fit."""
+        """The network that --initial-state-dict names, loaded once; raises `UsageError` where it does not fit."""
         if (path := self.initial_state_dict) is None:
             return None
         network = load_network(path)

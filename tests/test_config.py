@@ -107,7 +107,7 @@ def test_weights_to_begin_with_are_taken_over_and_refused_where_they_do_not_fit(
     config = replace(
         SMALL, game="pong", network="nature", initial_state_dict=begun, steps=300, run_dir=tmp_path / "run"
     )
-    expected = config.initial_network()
+    expected = config.initial_network
     assert expected is not None
     reordered = ("NOOP", "FIRE", "LEFT", "RIGHT", "RIGHTFIRE", "LEFTFIRE")
     for changes in ({"dueling": True}, {"game": "breakout"}, {"actions": reordered}):
