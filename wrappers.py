@@ -110,7 +110,7 @@ class AtariGames:
         max_frames_per_game: int = MAX_FRAMES_PER_GAME,
     ):
         if num_envs < 1:  # ale-py would crash the process
-            raise UsageError(f"--num-envs {num_envs} makes no game to play; 1 or more")
+            raise UsageError(f"--num-envs must be at least 1, got {num_envs}")
         self.rom = rom
         self.num_envs = num_envs
         self.action_names, self._emulator_actions = choose_actions(rom, rules.actions)

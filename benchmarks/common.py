@@ -69,7 +69,7 @@ class BenchmarkConfig:
         if self.config:
             values_of_file(self.config)
         if self.figure and self.what not in DRAWN:
-            way_out = f"leave it out, or type python benchmark.py {', '.join(DRAWN)}"
+            way_out = f"leave it out, or measure {', '.join(DRAWN)}"
             raise UsageError(f"--figure has no effect on {self.what}; {way_out}")
         if self.figure:
             check_output(self.figure, ".png")

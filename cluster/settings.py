@@ -95,7 +95,7 @@ def locked(config: TrainingFlags, name: str) -> Iterator[Path]:
         for each in now:
             if each not in MAY_CHANGE and was.get(each) != now[each]:
                 odd = f"{flag(each)} {was.get(each)}, not {now[each]}"
-                raise UsageError(f"{folder} was begun with {odd}; type that, or choose another --run-dir")
+                raise UsageError(f"{folder} was started with {odd}; type that, or choose another --run-dir")
         write_text(folder / name, text + "\n")
         for part in ("configs", "logs", "scores"):
             (folder / part).mkdir(exist_ok=True)

@@ -54,7 +54,7 @@ def load_file(path: Path) -> Any:
     except OSError as error:
         fault = f"cannot be read: {error.strerror}"
     except ValueError:
-        fault = "is damaged or was not written by this project; take another copy or an earlier network"
+        fault = "is damaged or was not written by this project; use another copy or an earlier network"
     raise UsageError(f"{path} {fault}")
 
 
@@ -95,5 +95,5 @@ class CheckpointFile:
                 continue
             self._newest_is_sound = not faults
             return state, "; ".join(faults) or None
-        what = f"{self.newest.parent} has no sound checkpoint ({'; '.join(faults)})"
+        what = f"{self.newest.parent} has no usable checkpoint ({'; '.join(faults)})"
         raise RunError(f"{what}; restore a good copy, or choose another --run-dir")

@@ -39,9 +39,9 @@ def check_output(path: Path, suffix: str) -> None:
 def check_new_folder(path: Path) -> None:
     """Raise `UsageError` unless `path` can become a folder of new files: it does not exist yet, or is empty."""
     if not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} of {path.name} is not there; make it first, or choose another")
+        raise UsageError(f"the folder {path.parent} of {path.name} does not exist; create it first, or choose another")
     if os.path.lexists(path) and not (path.is_dir() and not os.listdir(path)):
-        raise UsageError(f"{path} is there and not empty; name a folder that is new or empty")
+        raise UsageError(f"{path} exists and is not empty; name a new or an empty folder")
 
 
 # No library that is kept up does this with the folder synced.

@@ -30,7 +30,7 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> QNetwork:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{path} is a state dict of another network: {reason}") from None
     if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
-        raise UsageError(f"{path} has weights that are NaN or infinite: its training failed; take an earlier network")
+        raise UsageError(f"{path} has weights that are NaN or infinite: its training failed; use an earlier network")
     return network.to(device).eval()
 
 

@@ -113,8 +113,8 @@ class RunConfig(Hyperparameters):
                 raise UsageError(f"{name} must be at least the {before} of {self.run_dir}, got {now}")
             same = saved.rom == self.rom if field.name == "game" else now == before
             if field.name not in MAY_CHANGE and not same:
-                way_out = "leave the flag out, or restore config.json, to resume it; or choose another --run-dir"
-                raise UsageError(f"{self.run_dir} was begun with {name} {before}, not {now}; {way_out}")
+                way_out = "to resume it, leave the flag out or restore config.json; else choose another --run-dir"
+                raise UsageError(f"{self.run_dir} was started with {name} {before}, not {now}; {way_out}")
 
 
 def arguments_of_file(name: str) -> list[str]:

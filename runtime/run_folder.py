@@ -31,7 +31,7 @@ class RunFolder:
         try:
             self._lock = lock_folder(path)
         except OSError as error:
-            raise UsageError(f"no run can be written to {path}: {error.strerror}; choose another --run-dir") from None
+            raise UsageError(f"cannot create a run in {path}: {error.strerror}; choose another --run-dir") from None
         self.checkpoints = CheckpointFile(path)
         self._tables: dict[str, TextIO] = {}
         self._events: SummaryWriter | None = None
@@ -104,7 +104,7 @@ def check_is_run_or_new(path: Path) -> None:
         return
     # A run that was killed before its first checkpoint has left no more than these.
     if foreign := {name for name in entries - {"lock", "config.json"} if not name.startswith(".")}:
-        what = f"{path} holds {min(foreign)}, and lacks config.json or checkpoint.pt of a run"
+        what = f"{path} holds {min(foreign)} but no config.json or checkpoint.pt of a run"
         raise UsageError(f"{what}; restore them, or choose another --run-dir")
 
 

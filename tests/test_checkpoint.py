@@ -92,7 +92,7 @@ def test_two_damaged_checkpoints_are_an_error_that_changes_nothing(tmp_path: Pat
     damage_flip(checkpoints.newest, 0.5)
     damage_flip(checkpoints.previous, 0.5)
     before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
-    with pytest.raises(RunError, match=r"has no sound checkpoint"):
+    with pytest.raises(RunError, match=r"has no usable checkpoint"):
         checkpoints.load()
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
 

@@ -114,11 +114,11 @@ def test_a_folder_belongs_to_one_sweep_and_one_process(tmp_path: Path, monkeypat
     (folder / ".sweep.json.tmp").touch()  # killed while it began
     lock()
     lock(device="cuda", address="auto")
-    with pytest.raises(UsageError, match=r"was begun with --cpus-per-run 1\.0, not 2\.0"):
+    with pytest.raises(UsageError, match=r"was started with --cpus-per-run 1\.0, not 2\.0"):
         lock(cpus_per_run=2.0)
-    with pytest.raises(UsageError, match=r"was begun with --steps 9, not 5; type that"):
+    with pytest.raises(UsageError, match=r"was started with --steps 9, not 5; type that"):
         lock(steps=5)
-    with pytest.raises(UsageError, match=r"was begun with --games \['Pong'\], not \['Qbert'\]"):
+    with pytest.raises(UsageError, match=r"was started with --games \['Pong'\], not \['Qbert'\]"):
         lock(games=("Qbert",))
     with pytest.raises(UsageError, match=r"holds other files and no search\.json"):
         lock("search.json")

@@ -230,7 +230,7 @@ def test_environment_i_plays_from_seed_plus_i() -> None:
 
 
 def test_wrong_actions_and_no_environments_are_refused() -> None:
-    with pytest.raises(UsageError, match="--num-envs 0"):
+    with pytest.raises(UsageError, match="--num-envs must be at least 1, got 0"):
         AtariGames("pong", 0)
     games = AtariGames("pong", 2)
     games.reset(0)

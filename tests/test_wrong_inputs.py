@@ -97,19 +97,19 @@ ROWS = [
     (f"{EVALUATE} net.pt --csv net.pt", "net.pt must end in .csv"),
     (f"{EVALUATE} net.pt --csv run/games.csv", "games.csv is the name of a run's own file"),
     (f"{EVALUATE} net.pt --csv folder.csv", "folder.csv is a folder"),
-    (f"{FILM} net.pt --frames models", "models is there and not empty; name a folder that is new or empty"),
-    (f"{FILM} net.pt --frames missing/frames", "the folder missing of frames is not there"),
-    (f"{FILM} net.pt --frames ..", ".. is there and not empty"),
+    (f"{FILM} net.pt --frames models", "models exists and is not empty; name a new or an empty folder"),
+    (f"{FILM} net.pt --frames missing/frames", "the folder missing of frames does not exist"),
+    (f"{FILM} net.pt --frames ..", ".. exists and is not empty"),
     ("figures.py run --output notes.txt/curves", "--output notes.txt/curves cannot be written"),
     # what a benchmark measures
-    ("benchmark.py --figure new.png", "type python benchmark.py"),
+    ("benchmark.py --figure new.png", "leave it out, or measure "),
     ("benchmark.py learning --game Pongg", 'unknown game "Pongg"'),
     ("benchmark.py learning --config quickk --run-dir hour", "--config must be a file or one of d3qn, "),
     # a run folder is new, empty, or a run
-    (f"{TRAIN} --run-dir models", "models holds model.pt, and lacks config.json or checkpoint.pt of a run"),
-    (f"{TRAIN} --run-dir notes.txt {SIZES}", "no run can be written to notes.txt: File exists"),
-    (f"{TRAIN} --run-dir run --learning-rate 0.1", "run was begun with --learning-rate 0.00025, not 0.1"),
-    (f"{TRAIN} --run-dir run --game Pong", "run was begun with --game RoadRunner, not Pong"),
+    (f"{TRAIN} --run-dir models", "models holds model.pt but no config.json or checkpoint.pt of a run"),
+    (f"{TRAIN} --run-dir notes.txt {SIZES}", "cannot create a run in notes.txt: File exists"),
+    (f"{TRAIN} --run-dir run --learning-rate 0.1", "run was started with --learning-rate 0.00025, not 0.1"),
+    (f"{TRAIN} --run-dir run --game Pong", "run was started with --game RoadRunner, not Pong"),
     (f"{TRAIN} --run-dir run --steps 1000", "--steps must be at least the 1200 of run, got 1000"),
     # a network is whole and finite wherever one is read
     (f"{EVALUATE} net.pt nan.pt", "nan.pt has weights that are NaN or infinite"),
@@ -212,15 +212,19 @@ def change_checkpoint(change: Callable[[dict[str, Any]], object]) -> Callable[[P
 
 BOTH = ("checkpoint.pt", "checkpoint.previous.pt")
 ATTACKS = [
-    (remove("config.json"), 2, "lacks config.json or checkpoint.pt of a run; restore them"),
-    (edit(learning_rate=1.0), 2, "run was begun with --learning-rate 0.00025, not 1.0; leave the flag out, or restore"),
-    (edit(game="Pong"), 2, "run was begun with --game RoadRunner, not Pong"),
+    (remove("config.json"), 2, "but no config.json or checkpoint.pt of a run; restore them"),
+    (
+        edit(learning_rate=1.0),
+        2,
+        "run was started with --learning-rate 0.00025, not 1.0; to resume it, leave",
+    ),
+    (edit(game="Pong"), 2, "run was started with --game RoadRunner, not Pong"),
     (edit(num_envs=257), 2, "--num-envs must be at least 1 and at most 256, got 257"),
     (write('{"game": "Pong"}', "config.json"), 2, "unknown keys (actions, adam_eps"),
     (edit(teacher="me"), 2, "config.json has missing or unknown keys (teach"),
     (write("[" * 200_000, "config.json"), 2, "config.json is not a run's config"),
     (write("[]", "config.json"), 2, "config.json is not a run's config"),
-    (change_checkpoint(lambda state: state["config"].update(seed=1)), 2, "run was begun with --seed 1, not 0"),
+    (change_checkpoint(lambda state: state["config"].update(seed=1)), 2, "run was started with --seed 1, not 0"),
     (change_checkpoint(lambda state: state["config"].update(teacher=1)), 1, "does not fit this version (TypeError("),
     (change_checkpoint(lambda state: state.pop("lengths")), 1, "does not fit this version (KeyError('lengths'))"),
     (
@@ -233,8 +237,8 @@ ATTACKS = [
         1,
         "has weights that are NaN or infinite",
     ),
-    (write("x", *BOTH), 1, "run has no sound checkpoint (checkpoint.pt: damaged;"),
-    (remove(*BOTH), 2, "run holds best.pt, and lacks config.json or checkpoint.pt"),
+    (write("x", *BOTH), 1, "run has no usable checkpoint (checkpoint.pt: damaged;"),
+    (remove(*BOTH), 2, "run holds best.pt but no config.json or checkpoint.pt"),
     (remove("games.csv"), 2, "games.csv has lost rows"),
     (write("game\n1\n", "games.csv"), 2, "games.csv has lost rows"),
 ]

@@ -65,7 +65,7 @@ def read_table(
     except pd.errors.ParserError as error:
         raise UsageError(f"{path} is broken: {error}; correct or remove the line") from None
     if missing := [column for column in (*numbers, *texts) if column not in table]:
-        raise UsageError(f"{path} has no column {', '.join(missing)}; name the table that has them")
+        raise UsageError(f"{path} has no column {', '.join(missing)}; name a table that has it")
     for column in (*numbers, *optional):
         given = table[column] if column in table else pd.Series("", table.index)
         table[column] = pd.to_numeric(given, errors="coerce").astype(float)
@@ -107,7 +107,7 @@ def read_run(path: Path) -> RunCurves:
         config = json.loads((path / "config.json").read_text())
         game, frames_per_step = str(config["game"]), int(config.get("frames_per_step", FRAMES_PER_STEP))
     except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{path} is not the folder of a run: it has no sound config.json") from None
+        raise UsageError(f"{path} is not the folder of a run: it has no valid config.json") from None
     games = _read_by_step(path / "games.csv", ("score", "length_steps"))
     evaluations = read_evaluations(path)
     if games.empty and evaluations.empty:
