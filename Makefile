@@ -1,5 +1,6 @@
 # make setup: .venv with the requirements; make train: the same, then the default run.
 # make dev: requirements-dev.txt, too; make test, make lint: the same, and the tests, or ruff and mypy.
+# make test-docs: the commands of README and guide, as written.
 # make test-cluster: requirements-cluster.txt, too, and the tests of sweep.py and search.py on a small cluster.
 # PYTHON=python3.12 chooses the interpreter.
 PYTHON ?= python3
@@ -13,6 +14,9 @@ train: .venv/installed
 
 test: .venv/dev
 	.venv/bin/python -m pytest tests/
+
+test-docs: .venv/dev
+	.venv/bin/python -m pytest tests/ -m docs
 
 test-cluster: .venv/cluster
 	.venv/bin/python -m pytest tests/ -m cluster
@@ -41,4 +45,4 @@ lint: .venv/dev
 	.venv/bin/python -m pip install -q -r requirements-cluster.txt
 	touch .venv/installed .venv/dev $@
 
-.PHONY: setup dev train test test-cluster lint
+.PHONY: setup dev train test test-docs test-cluster lint

@@ -135,6 +135,7 @@ def test_every_command_is_one_that_its_script_takes(command: list[str], monkeypa
             parse(KINDS[script])
 
 
+@pytest.mark.docs
 @pytest.mark.slow
 def test_the_pictures_of_how_it_works_can_be_drawn_again(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "docs.pictures", str(tmp_path), "640"]
@@ -153,6 +154,7 @@ def run_small(words: list[str], folder: Path) -> None:
     assert result.stdout, words
 
 
+@pytest.mark.docs
 @pytest.mark.slow
 def test_the_commands_of_readme_and_guide_run_as_written(tmp_path: Path) -> None:
     """One of each kind, in a folder that has the clone's files; what would take more than a minute is made small."""
