@@ -54,7 +54,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def test_killed_three_times_a_run_with_every_option_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_killed_twice_a_run_with_every_option_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     """Each kill comes when a checkpoint is there that is later than learning, a fresh head and changed priorities."""
     first = replace(TINY, **OPTIONS | {"reset_head_every": 0, "steps": 300, "run_dir": tmp_path / "first"})
     config = replace(SMALL, **OPTIONS, initial_state_dict=finish(first) / "model.pt", run_dir=tmp_path / "killed")
@@ -64,7 +64,7 @@ def test_killed_three_times_a_run_with_every_option_ends_as_if_nothing_had_happe
     def past(agent_steps: int) -> bool:
         return checkpoints.exists() and checkpoints.load()[0]["training"]["agent_steps"] > agent_steps
 
-    for agent_steps in (400, 600, 800):  # learning starts at 240, the second fresh head comes at 300
+    for agent_steps in (400, 800):  # learning starts at 240, the second fresh head comes at 300
         process = start(config)
         while not past(agent_steps):
             time.sleep(0.3)  # looking takes a while itself
