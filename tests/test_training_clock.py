@@ -1,5 +1,6 @@
 """What happens at which agent step: exploration, updates, target copies and games, against the Lua clock."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -15,6 +16,7 @@ from q_agent import QAgent
 from q_agent_train import step
 from relatives.head_reset import head_of, reset_head
 from relatives.networks import build_network
+from runtime.exits import UsageError
 from training import Training, multiples_crossed
 
 CPU = torch.device("cpu")
@@ -201,6 +203,34 @@ def test_games_are_reseeded_at_each_multiple_once_whatever_the_evaluations(monke
     assert [(row, len(actions)) for _, row, actions in segments] == [(0, 16), (16, 16), (32, 16), (48, 2)]
     assert len({seed for seed, _, _ in segments} | set(evaluation_seeds)) == 6
     training.close()
+
+
+BAD: dict[str, tuple[Any, ...]] = {
+    "num_envs": (0, -1, 257),
+    "replay_start_size": (0, -1, 31),
+    "minibatch_size": (0, -32),
+    "update_frequency": (0, -4),
+    "target_update_frequency": (0, -1),
+    "learning_rate": (0.0, -0.1, math.nan, math.inf),
+    "rmsprop_decay": (-0.1, 1.0, math.nan, math.inf),
+    "min_squared_gradient": (0.0, -0.01, math.nan, math.inf),
+    "discount": (-0.1, 1.1, math.nan, math.inf),
+    "epsilon_start": (-0.1, 1.1, math.nan, math.inf),
+    "epsilon_end": (-0.1, 1.1, math.nan, -math.inf),
+    "epsilon_decay_steps": (0, -1),
+    "sticky_actions": (-0.1, 1.1, math.nan, math.inf),
+    "evaluate_every": (-1, -250_000),
+    "evaluation_games": (0, -1, 257),
+    "seed": (-1, 2**32),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_a_value_out_of_its_bounds_is_refused_by_its_flag(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')} ") as error:
+        Hyperparameters("pong", **{name: value}).check()
+    assert "\n" not in str(error.value)
+    assert f", got {value}" in str(error.value)
 
 
 def test_the_papers_values_and_the_limits_are_accepted() -> None:
