@@ -2,6 +2,7 @@
 
 from runtime.exits import UsageError, exit_with  # isort: skip  # first: runtime/ says which Python is needed
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,15 +37,15 @@ Picture = tuple[str, Callable[[], Figure], dict[str, str]]
 
 
 @dataclass(kw_only=True)
-class Command:
+class Command(ABC):
     """A kind of picture with its options."""
 
     output: str = "."
     """A folder, or a base name to which .png and .svg are added."""
 
+    @abstractmethod
     def load(self) -> Picture:
         """Read what is to be drawn; raises `UsageError`."""
-        raise NotImplementedError
 
 
 @dataclass(kw_only=True)
@@ -149,7 +150,7 @@ def output_paths(output: str, name: str, tables: Iterable[str] = ()) -> list[Pat
     try:
         base.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
+        raise UsageError(f"cannot write to --output {output}: {error.strerror}") from None
     paths = [base.with_name(base.name + suffix) for suffix in (".png", ".svg", *tables)]
     for path in paths:
         check_output(path, path.suffix)

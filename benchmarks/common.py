@@ -63,7 +63,7 @@ class BenchmarkConfig:
     """With scaling, inference, learning: also draw it, to this PNG."""
 
     def check(self) -> None:
-        """Raise `UsageError` for values that cannot be measured, or outputs that cannot be written."""
+        """Raise `UsageError` for values out of their bounds, or an output that is not writable."""
         check_bounds(self)
         rom_name(self.game)
         if self.config:

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import ale_py
-import numpy as np
 
 from atari import FRAMES_PER_MINUTE, display_name
 from benchmarks.common import EPSILON, GAME, WARM_UP_STEPS, BenchmarkConfig, rate
 from runtime.devices import choose_device
-from runtime.files import writing_output
+from runtime.files import write_csv
 from viewing.episodes import EPSILON as EVALUATION_EPSILON
 from viewing.episodes import GAMES, MINUTES
 from wrappers import rom_name
@@ -72,7 +71,7 @@ def train_peer(config: BenchmarkConfig, folder: Path, steps: int) -> None:
         return
     whole = {"clip_reward": False, "terminal_on_life_loss": False}
     limit = {"max_num_frames_per_episode": MINUTES * FRAMES_PER_MINUTE}
-    rows: list[tuple[int, float]] = []
+    rows: list[dict[str, float]] = []
 
     class Evaluation(BaseCallback):
         def _on_step(self) -> bool:
@@ -84,7 +83,7 @@ def train_peer(config: BenchmarkConfig, folder: Path, steps: int) -> None:
             mean, _ = evaluate_policy(model, games, GAMES, deterministic=False)
             model.exploration_rate = explored
             games.close()
-            rows.append((self.num_timesteps, float(mean)))
+            rows.append({"agent_step": self.num_timesteps, "mean": float(mean)})
             print(f"{PEER}: {mean:.1f} after {self.num_timesteps:,} of {steps:,} agent steps", flush=True)
             return True
 
@@ -92,5 +91,4 @@ def train_peer(config: BenchmarkConfig, folder: Path, steps: int) -> None:
     model = DQN("CnnPolicy", games, seed=config.seed, device=device, **ZOO)
     model.learn(steps, callback=EveryNTimesteps(steps // EVALUATIONS, Evaluation()))
     folder.mkdir(parents=True, exist_ok=True)
-    with writing_output(file) as temporary:
-        np.savetxt(temporary, rows, fmt="%g", delimiter=",", header="agent_step,mean", comments="")
+    write_csv(file, ("agent_step", "mean"), rows)

@@ -100,6 +100,6 @@ def locked(config: TrainingFlags, name: str) -> Iterator[Path]:
         for part in ("configs", "logs", "scores"):
             (folder / part).mkdir(exist_ok=True)
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UsageError(f"{folder} cannot be used ({error}); choose another --run-dir") from None
+        raise UsageError(f"{folder} is not usable ({error}); choose another --run-dir") from None
     with lock:
         yield folder / name

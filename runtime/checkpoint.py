@@ -52,7 +52,7 @@ def load_file(path: Path) -> Any:
             return _load(path)
         fault = "is not there; name a file that a run wrote, such as runs/.../model.pt"
     except OSError as error:
-        fault = f"cannot be read: {error.strerror}"
+        fault = f"is not readable: {error.strerror}"
     except ValueError:
         fault = "is damaged or was not written by this project; use another copy or an earlier network"
     raise UsageError(f"{path} {fault}")

@@ -61,7 +61,7 @@ class StopSignal:
 def exit_with(main: Callable[[], None], *, smaller: str = "") -> None:
     """Run a script's `main` and end the process, with a status that says how it went.
 
-    0; 2 for a `UsageError`; 1 for a `RunError`, a file that cannot be read or written, and memory that ran out; each is
+    0; 2 for a `UsageError`; 1 for a `RunError`, a read or a write that failed, and memory that ran out; each is
     one line. 128 + its number after a signal; 141, quietly, where nobody reads standard output any more.
     smaller: the flags that make the script need less memory.
     """

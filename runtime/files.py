@@ -33,7 +33,7 @@ def check_output(path: Path, suffix: str) -> None:
         temporary.unlink()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{path} cannot be written: {reason}; choose another folder or name") from None
+        raise UsageError(f"cannot write {path}: {reason}; choose another folder or name") from None
 
 
 def check_new_folder(path: Path) -> None:
@@ -98,7 +98,7 @@ def failing_clearly(path: Path) -> Iterator[None]:
     except OSError as error:
         if is_out_of_memory(error):
             raise
-        raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 @contextmanager

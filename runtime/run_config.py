@@ -126,7 +126,7 @@ def arguments_of_file(name: str) -> list[str]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # texts alone, as on a command line
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise UsageError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from None
+        raise UsageError(f"cannot read --config {path}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UsageError(f"--config {path} holds no flags; write lines such as learning-rate: 0.0001")
     arguments: list[str] = []

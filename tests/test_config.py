@@ -58,7 +58,7 @@ def test_what_is_typed_counts_more_than_the_file_and_the_file_more_than_the_defa
     ("content", "message"),
     [
         ("learning-rat: 1\n", "is wrong as shown above; correct it"),
-        ("seed: [1\n", "cannot be read"),
+        ("seed: [1\n", "cannot read --config "),
         ("- seed\n", "holds no flags"),
         ("double: 3\n", "is wrong as shown above"),
         ("network: alexnet\n", "is wrong as shown above"),

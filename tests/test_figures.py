@@ -251,9 +251,9 @@ def test_bad_tables_and_outputs_are_one_clear_line(tmp_path: Path, error: Callab
     ):
         table.write_text(content)
         assert expected in error("scores", table)
-    assert "cannot be read" in error("scores", "missing.csv")
+    assert "cannot read missing.csv: " in error("scores", "missing.csv")
     table.write_text("game,mean\npong,1\n")
-    assert "cannot be written" in error("scores", table, "--output", table / "pictures")
+    assert "cannot write to --output " in error("scores", table, "--output", table / "pictures")
     assert list(tmp_path.iterdir()) == [table]
 
 

@@ -91,6 +91,7 @@ def test_a_time_beyond_all_bounds_is_no_traceback(clock: list[float]) -> None:
     progress.show(1, 0, [], 1.0)
     clock[0] = 1e6
     progress.show(2, 0, [], 1.0)
+    assert progress._bar.desc.endswith("11574 days, 1:46:40 left to --steps 1,000,000,000,000,000")
     progress.close()
 
 

@@ -128,9 +128,9 @@ def test_a_folder_belongs_to_one_sweep_and_one_process(tmp_path: Path, monkeypat
             lock()
     for broken in ("{", "[]", "{}"):
         (folder / "sweep.json").write_text(broken)
-        with pytest.raises(UsageError, match="cannot be used"):
+        with pytest.raises(UsageError, match="is not usable"):
             lock()
-    with pytest.raises(UsageError, match="cannot be used"):
+    with pytest.raises(UsageError, match="is not usable"):
         lock(where=Path("/proc/sweep"))
 
 

@@ -100,7 +100,7 @@ ROWS = [
     (f"{FILM} net.pt --frames models", "models exists and is not empty; name a new or an empty folder"),
     (f"{FILM} net.pt --frames missing/frames", "the folder missing of frames does not exist"),
     (f"{FILM} net.pt --frames ..", ".. exists and is not empty"),
-    ("figures.py run --output notes.txt/curves", "--output notes.txt/curves cannot be written"),
+    ("figures.py run --output notes.txt/curves", "cannot write to --output notes.txt/curves: "),
     # what a benchmark measures
     ("benchmark.py --figure new.png", "leave it out, or measure "),
     ("benchmark.py learning --game Pongg", 'unknown game "Pongg"'),

@@ -1,5 +1,6 @@
 """What games x seeds say together (Agarwal et al. 2021): aggregate scores with intervals, profiles, a table."""
 
+import functools
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -56,6 +57,11 @@ class Scored:
     means: dict[str, float]
     steps: np.ndarray
     curves: np.ndarray | None
+
+    @functools.cached_property
+    def estimates(self) -> tuple[np.ndarray, np.ndarray]:
+        """`estimate` of the scores' `aggregates`, which picture and table both show; thousands of resamples."""
+        return estimate(self.scores, aggregates)
 
 
 def read_sweep(folder: Path) -> tuple[list[Scored], list[str]]:
@@ -174,8 +180,8 @@ def draw_aggregate(settings: list[Scored]) -> Figure:
     panels: Any = figure.subplot_mosaic(layout)
     figure.suptitle("normalised scores (random agent 0, human 1) with 95% intervals")
     names = [shortened(setting.name) for setting in settings]
-    estimates = [estimate(setting.scores, aggregates) for setting in settings]
     for number, metric in enumerate(METRICS):
+        estimates = (setting.estimates for setting in settings)
         of_metric = [(points[number], *interval[:, number]) for points, interval in estimates]
         _draw_intervals(panels[metric], names if number == 0 else [""] * len(names), of_metric)
         panels[metric].set_title(metric)
@@ -249,7 +255,7 @@ def tables(settings: list[Scored]) -> dict[str, str]:
     rows = [shown.columns, ["---"] * len(shown.columns), *shown.to_numpy()]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     for setting in settings:
-        values = zip(METRICS, *np.vstack(estimate(setting.scores, aggregates)), strict=True)
+        values = zip(METRICS, *np.vstack(setting.estimates), strict=True)
         measured = (f"{metric} {value:.2f} ({low:.2f} to {high:.2f})" for metric, value, low, high in values)
         lines += ["", f"{setting.name}, normalised, with 95% intervals: {', '.join(measured)}."]
     return {".md": "\n".join(lines) + "\n", ".csv": table.to_csv(index=False)}

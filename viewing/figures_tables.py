@@ -59,7 +59,7 @@ def read_table(
             content = content[: content.rfind("\n") + 1]
         table = pd.read_csv(io.StringIO(content), dtype=str, keep_default_na=False)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except pd.errors.EmptyDataError:
         table = pd.DataFrame(columns=[*numbers, *texts] if growing else [])
     except pd.errors.ParserError as error:
